@@ -1,0 +1,97 @@
+"""Locks, reader-writer locks, semaphores, barriers, events, once-only work and atomic files for parallel Python jobs.
+
+    import interlock
+
+    with interlock.lock("index"):
+        ...
+
+    with interlock.connect("file:///scratch/me/locks") as session:
+        with session.lock("index", timeout=60) as grant:
+            ...
+
+Every object is a name in a scope; the scope is a URL (`connect`). The functions of this module with the names of
+`Session`'s methods use one default session of the process.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from interlock import errors, files
+from interlock.errors import (
+    AcquireTimeout,
+    BrokenBarrier,
+    Deadlock,
+    InterlockError,
+    InvalidName,
+    LimitExceeded,
+    Mismatch,
+    NotHeld,
+    OutcomeUnknown,
+    OwnerDied,
+    RecordInvalid,
+    RemoteError,
+    SessionLost,
+    Unavailable,
+    UnsafeMount,
+)
+from interlock.holder import Holder
+from interlock.objects import Arrival, Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
+from interlock.session import Session, connect
+from interlock.world import World, world
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AcquireTimeout", "Arrival", "Barrier", "BrokenBarrier", "Deadlock", "Event", "Fence", "Grant", "Holder",
+    "InterlockError", "InvalidName", "LimitExceeded", "Lock", "Mismatch", "NotHeld", "Once", "OutcomeUnknown", "OwnerDied",
+    "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost", "Unavailable", "UnsafeMount", "World",
+    "barrier", "connect", "errors", "event", "fence", "files", "lock", "once", "rwlock", "semaphore", "single", "world",
+]  # fmt: skip
+
+
+@functools.cache
+def _default() -> Session:
+    return connect()
+
+
+def lock(name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
+    """`Session.lock` on the default session."""
+    return _default().lock(name, timeout=timeout, reentrant=reentrant)
+
+
+def rwlock(name: str, *, timeout: float | None = None) -> RWLock:
+    """`Session.rwlock` on the default session."""
+    return _default().rwlock(name, timeout=timeout)
+
+
+def semaphore(name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
+    """`Session.semaphore` on the default session."""
+    return _default().semaphore(name, permits, timeout=timeout)
+
+
+def barrier(name: str, parties: int | None = None) -> Barrier:
+    """`Session.barrier` on the default session."""
+    return _default().barrier(name, parties)
+
+
+def event(name: str) -> Event:
+    """`Session.event` on the default session."""
+    return _default().event(name)
+
+
+def once(name: str, fn: Callable[[], Any], *, timeout: float | None = None, retry: bool = False) -> Any:
+    """`Session.once` on the default session."""
+    return _default().once(name, fn, timeout=timeout, retry=retry)
+
+
+def fence(name: str, *, writer: int | None = None, timeout: float | None = None) -> Fence:
+    """`Session.fence` on the default session."""
+    return _default().fence(name, writer=writer, timeout=timeout)
+
+
+def single(name: str, fn: Callable[[], Any], *, writer: int | None = None, timeout: float | None = None) -> Any:
+    """`Session.single` on the default session."""
+    return _default().single(name, fn, writer=writer, timeout=timeout)

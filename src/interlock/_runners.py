@@ -1,0 +1,139 @@
+"""Runners: they perform what a script asks for, against a store, for a thread or for an asyncio task.
+
+Layer: above `_script`; the only place with clocks, logging and threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from interlock.abc import Leave, Machine, Store
+from interlock.errors import InterlockError, OutcomeUnknown, Unavailable
+from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
+
+logger = logging.getLogger("interlock")
+_ABANDON_RETRY_S = 0.1
+_FOR_EVER_S = 3600.0
+
+
+class Target(NamedTuple):
+    """The object a script is about: where its record is, and how a long wait is put into words."""
+
+    store: Store
+    name: str
+    machine: Machine
+    words: Callable[[Report], str]
+
+    def submit(self, effect: Submit) -> Any:
+        return self.store.transact(self.name, self.machine, effect.op, effect.deadline)
+
+    def park(self, effect: Park) -> None:
+        left = _FOR_EVER_S if effect.until is None else effect.until - time.monotonic()
+        self.store.park(effect.ticket, left)
+
+    def probe(self, effect: Probe) -> Any:
+        return self.store.alive(effect.session)
+
+    def report(self, effect: Report) -> None:
+        logger.warning("%s", self.words(effect))
+
+    def abandon(self, effect: Abandon) -> None:
+        """Leave in the background: the record is out of reach now, and a forgotten ticket would block others."""
+        threading.Thread(target=self._leave_at_last, args=(effect.op,), name="interlock-leave", daemon=True).start()
+
+    def _leave_at_last(self, op: Leave) -> None:
+        while True:
+            try:
+                self.store.transact(self.name, self.machine, op, time.monotonic() + 1.0)
+                return
+            except (Unavailable, OutcomeUnknown):
+                time.sleep(_ABANDON_RETRY_S)
+            except InterlockError:
+                return
+
+
+def _now(target: Target, effect: Now) -> tuple[float, float]:
+    return time.monotonic(), time.time()
+
+
+def _pause(target: Target, effect: Pause) -> None:
+    time.sleep(effect.seconds)
+
+
+_PERFORM: dict[type, Callable[[Target, Any], Any]] = {
+    Submit: Target.submit,
+    Park: Target.park,
+    Probe: Target.probe,
+    Report: Target.report,
+    Abandon: Target.abandon,
+    Now: _now,
+    Pause: _pause,
+}
+
+
+def block(script: Script, target: Target) -> Any:
+    """Run a script in the calling thread and return its result.
+
+    An exception in between, a signal's included, goes through the script, which leaves before it lets it out.
+    """
+    step, answer = script.send, None
+    while True:
+        try:
+            effect = step(answer)
+            step, answer = script.send, _PERFORM[type(effect)](target, effect)
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:
+            if script.gi_frame is None:
+                raise
+            step, answer = script.throw, error
+
+
+async def unblock(script: Script, target: Target) -> Any:
+    """Run a script in an asyncio task: whatever may sleep does so in a worker thread."""
+    step, answer = script.send, None
+    while True:
+        try:
+            effect = step(answer)
+            step, answer = script.send, await _perform_aside(target, effect)
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:
+            if script.gi_frame is None:
+                raise
+            step, answer = script.throw, error
+
+
+async def _perform_aside(target: Target, effect: Any) -> Any:
+    if isinstance(effect, Pause):
+        return await asyncio.sleep(effect.seconds)
+    work = functools.partial(_PERFORM[type(effect)], target, effect)
+    if not isinstance(effect, Submit | Park | Probe):
+        return work()
+    # Sleepers have threads of their own, so that however many there are, a release finds a free one.
+    pool = _parking() if isinstance(effect, Park) else None
+    # A transaction under way is not undone by cancelling the task: wait for its answer, then let the script leave.
+    future = asyncio.get_running_loop().run_in_executor(pool, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if isinstance(effect, Submit):
+            await asyncio.wait([future])
+        raise
+
+
+@functools.cache
+def _parking() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(64, "interlock-park")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_parking.cache_clear)

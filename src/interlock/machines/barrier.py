@@ -1,0 +1,300 @@
+"""Barrier: generations of parties that all arrive before any leaves.
+
+A record collects the arrivals of one generation. The rules:
+
+- the last arrival does not complete the generation by itself: it is told to make sure that everybody who arrived
+  still lives (``watch``) and then to submit `Complete` (``then``); whoever died waiting never counts as arrived;
+- whoever passes, or is let go by a broken barrier, finds a *notice* under its ticket until it leaves: a party that
+  is slow to wake learns its own verdict even when later generations have passed it by;
+- leaving reports the verdict once more and forgets it: a time-out that comes too late still learns that it passed;
+- a waiting party that leaves, an `Abort` or the death of a party breaks the barrier for all; it stays broken until
+  `Reset`;
+- the parties of the last generation are remembered as members, so that one which dies before it arrives is missed
+  by name; whoever arrives under a member's label takes its place.
+
+Outcomes: ``waiting``, ``passed`` with (index, generation), ``broken`` with a `Broken`, ``gone``, ``left`` (evicted), ``reset``,
+``mismatch`` with the record's parties, ``limit``. Layer: a machine.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
+from interlock.machines.shape import distinct, fields, integer, items, session, text, ticket
+
+LIMIT = 4096  # arrivals and notices in one record
+
+
+class Arrive(NamedTuple):
+    """Join the generation being collected. `label` is the party's rank as text, or empty."""
+
+    ticket: Ticket
+    parties: int
+    label: str = ""
+    at: float = 0.0
+
+
+class Complete(NamedTuple):
+    """Let the generation go, once its arrivals are known to live."""
+
+    ticket: Ticket
+    generation: int
+    at: float = 0.0
+
+
+class Abort(NamedTuple):
+    """Break the barrier for everybody, now and until `Reset`."""
+
+    reason: str = ""
+    at: float = 0.0
+
+
+class Reset(NamedTuple):
+    """Start afresh; parties that wait are let go as broken."""
+
+    at: float = 0.0
+
+
+class Party(NamedTuple):
+    """One arrival, or one member of the last generation."""
+
+    ticket: Ticket
+    label: str
+
+
+class Broken(NamedTuple):
+    """Why a barrier broke; `missing` holds (session, label) of each party known to be absent."""
+
+    reason: str
+    missing: tuple[tuple[str, str], ...] = ()
+
+
+class Notice(NamedTuple):
+    """A verdict kept until its ticket leaves: passed at `index` of `generation`, or broken."""
+
+    ticket: Ticket
+    index: int
+    generation: int
+    broken: Broken | None
+
+
+class Record(NamedTuple):
+    """`floor` is carried for the store alone: a barrier gives out no tokens."""
+
+    floor: int = 0
+    parties: int = 0
+    generation: int = 0
+    arrivals: tuple[Party, ...] = ()
+    members: tuple[Party, ...] = ()
+    broken: Broken | None = None
+    notices: tuple[Notice, ...] = ()
+
+
+def _arrive(record: Record, op: Arrive) -> tuple[Record, Outcome]:
+    for notice in record.notices:
+        if notice.ticket == op.ticket:
+            return record, _verdict(notice)
+    for index, party in enumerate(record.arrivals):
+        if party.ticket == op.ticket:
+            return record, _standing(record, index)
+    if record.broken is not None:
+        return record, Outcome("broken", record.broken)
+    if record.parties != op.parties:
+        if record.arrivals:
+            return record, Outcome("mismatch", record.parties)
+        record = record._replace(parties=op.parties, members=())
+    if len(record.arrivals) >= record.parties:
+        # The generation is full and about to be completed; its watchers go first, this party asks again.
+        return record, Outcome(WAITING, watch=_sessions(record.arrivals))
+    if len(record.arrivals) + len(record.notices) >= LIMIT:
+        return record, Outcome("limit", LIMIT, watch=tuple(notice.ticket.session for notice in record.notices))
+    party = Party(op.ticket, op.label)
+    members = tuple(other for other in record.members if not _same(other, party))
+    record = record._replace(arrivals=(*record.arrivals, party), members=members)
+    return record, _standing(record, len(record.arrivals) - 1)
+
+
+def _same(member: Party, party: Party) -> bool:
+    return member.ticket.session == party.ticket.session or (member.label != "" and member.label == party.label)
+
+
+def _sessions(parties: tuple[Party, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(party.ticket.session for party in parties))
+
+
+def _standing(record: Record, index: int) -> Outcome:
+    """A full generation is watched whole; a filling one in a ring, its first arrival watching absent members too."""
+    mine = record.arrivals[index].ticket
+    if len(record.arrivals) >= record.parties:
+        others = tuple(who for who in _sessions(record.arrivals) if who != mine.session)
+        return Outcome(WAITING, watch=others, then=Complete(mine, record.generation))
+    watch = {record.arrivals[index - 1].ticket.session}
+    if index == 0:
+        watch.update(_sessions(record.members))
+    watch.discard(mine.session)
+    return Outcome(WAITING, watch=tuple(sorted(watch)), position=record.parties - len(record.arrivals))
+
+
+def _verdict(notice: Notice) -> Outcome:
+    if notice.broken is not None:
+        return Outcome("broken", notice.broken)
+    return Outcome("passed", (notice.index, notice.generation))
+
+
+def _complete(record: Record, op: Complete) -> tuple[Record, Outcome]:
+    for notice in record.notices:
+        if notice.ticket == op.ticket:
+            return record, _verdict(notice)
+    tickets = [party.ticket for party in record.arrivals]
+    if op.ticket not in tickets:
+        return record, Outcome("gone")
+    if record.generation != op.generation or len(tickets) < record.parties:
+        return record, _standing(record, tickets.index(op.ticket))
+    passed = tuple(Notice(who, index, record.generation, None) for index, who in enumerate(tickets))
+    after = record._replace(
+        generation=record.generation + 1,
+        arrivals=(),
+        members=record.arrivals,
+        notices=record.notices + passed,
+    )
+    woken = tuple(who for who in tickets if who != op.ticket)
+    return after, _verdict(passed[tickets.index(op.ticket)])._replace(unpark=woken)
+
+
+def _break(record: Record, broken: Broken) -> tuple[Record, tuple[Ticket, ...]]:
+    """Break the barrier and let everybody who waits go with a notice."""
+    notices = tuple(Notice(party.ticket, 0, record.generation, broken) for party in record.arrivals)
+    after = record._replace(arrivals=(), members=(), broken=broken, notices=record.notices + notices)
+    return after, tuple(party.ticket for party in record.arrivals)
+
+
+def _absent(record: Record) -> tuple[tuple[str, str], ...]:
+    """Who has not arrived: the last generation's other members, else the ranks that nobody answers to."""
+    if record.members:
+        return tuple((member.ticket.session, member.label) for member in record.members)
+    labels = {party.label for party in record.arrivals}
+    if labels <= {str(rank) for rank in range(record.parties)}:
+        return tuple(("", str(rank)) for rank in range(record.parties) if str(rank) not in labels)
+    return ()
+
+
+def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
+    for notice in record.notices:
+        if notice.ticket == op.ticket:
+            rest = tuple([other for other in record.notices if other is not notice])
+            return record._replace(notices=rest), _verdict(notice)
+    leaver = [party for party in record.arrivals if party.ticket == op.ticket]
+    if not leaver:
+        return record, Outcome("gone")
+    who = f"rank {leaver[0].label}" if leaver[0].label else "a party"
+    count = f"{len(record.arrivals)} of {record.parties} had arrived"
+    broken = Broken(f"{who} {op.why or 'left'}: {count}", _absent(record))
+    others = tuple([party for party in record.arrivals if party.ticket != op.ticket])
+    after, woken = _break(record._replace(arrivals=others), broken)
+    return after, Outcome("broken", broken, unpark=woken)
+
+
+def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
+    dead = [party for party in record.arrivals + record.members if party.ticket.session == op.session]
+    notices = tuple([notice for notice in record.notices if notice.ticket.session != op.session])
+    arrivals = tuple([party for party in record.arrivals if party.ticket.session != op.session])
+    members = tuple([party for party in record.members if party.ticket.session != op.session])
+    rest = record._replace(arrivals=arrivals, members=members, notices=notices)
+    if rest == record:
+        return record, Outcome("gone")
+    if not dead or not record.arrivals:
+        return rest, Outcome("left")
+    died = "while waiting" if len(arrivals) < len(record.arrivals) else "before it arrived"
+    missing = tuple(dict.fromkeys((party.ticket.session, party.label) for party in dead))
+    after, woken = _break(rest, Broken(f"a party died {died}" + (f": {op.why}" if op.why else ""), missing))
+    return after, Outcome("left", unpark=woken)
+
+
+def _abort(record: Record, op: Abort) -> tuple[Record, Outcome]:
+    if record.broken is not None:
+        return record, Outcome("broken", record.broken)
+    after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted", _absent(record)))
+    return after, Outcome("broken", after.broken, unpark=woken)
+
+
+def _reset(record: Record, op: Reset) -> tuple[Record, Outcome]:
+    if not record.arrivals and record.broken is None and not record.members:
+        return record, Outcome("reset")
+    after, woken = _break(record, Broken("the barrier was reset"))
+    return after._replace(broken=None, generation=record.generation + 1), Outcome("reset", unpark=woken)
+
+
+_STEPS: dict[type, Any] = {
+    Arrive: _arrive, Complete: _complete, Leave: _leave, Evict: _evict, Abort: _abort, Reset: _reset,
+}  # fmt: skip
+
+
+class Barrier:
+    """The machine."""
+
+    kind = "barrier"
+
+    def initial(self, floor: int) -> Record:
+        return Record(floor)
+
+    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
+        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
+        return result
+
+    def token(self, record: Record) -> int:
+        return record.floor
+
+    def idle(self, record: Record) -> bool:
+        return not record.arrivals and not record.notices and record.broken is None
+
+    def sessions(self, record: Record) -> dict[str, str]:
+        parts = {party.ticket.session: "holds" for party in record.members}
+        parts.update((notice.ticket.session, "holds") for notice in record.notices)
+        parts.update((party.ticket.session, "waits") for party in record.arrivals)
+        return parts
+
+    def encode(self, record: Record) -> str:
+        return json.dumps(record._asdict(), separators=(",", ":"))
+
+    def decode(self, line: str) -> Record:
+        names = ("floor", "parties", "generation", "arrivals", "members", "broken", "notices")
+        floor, parties, generation, arrivals, members, broken, notices = fields(json.loads(line), *names)
+        record = Record(
+            integer(floor),
+            integer(parties),
+            integer(generation),
+            tuple(_party(row) for row in items(arrivals)),
+            tuple(_party(row) for row in items(members)),
+            _broken(broken),
+            tuple(_notice(row) for row in items(notices)),
+        )
+        distinct(party.ticket for party in record.arrivals + record.notices)
+        if len(record.arrivals) > record.parties:
+            raise ValueError("more arrivals than parties")
+        return record
+
+
+def _party(row: Any) -> Party:
+    who, label = items(row)
+    return Party(ticket(*items(who)), text(label))
+
+
+def _broken(row: Any) -> Broken | None:
+    if row is None:
+        return None
+    reason, missing = items(row)
+    return Broken(text(reason), tuple((_absentee(who), text(label)) for who, label in map(items, items(missing))))
+
+
+def _absentee(who: Any) -> str:
+    return session(who) if who else text(who)
+
+
+def _notice(row: Any) -> Notice:
+    who, index, generation, broken = items(row)
+    return Notice(ticket(*items(who)), integer(index), integer(generation), _broken(broken))
+
+
+BARRIER = Barrier()

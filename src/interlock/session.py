@@ -1,0 +1,218 @@
+"""Session: one participant's identity and liveness in one scope, and the door to every object there.
+
+A session begins when it is first used and ends when it is closed or its process dies. After ``fork`` the child's copy
+owns nothing and begins a session of its own when it is used. Pickled, a session is its URL and its options: the process
+that unpickles it gets a session of its own, one for all objects that came from the same one.
+
+Layer: above the objects.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from interlock.abc import Store, Ticket
+from interlock.errors import SessionLost
+from interlock.holder import Holder
+from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
+from interlock.stores import open_store
+from interlock.world import world
+
+_known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+
+
+class Session:
+    """One participant. Threads of a session exclude each other; two sessions are two participants."""
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str] | None = None,
+        *,
+        rank: int | None = None,
+        size: int | None = None,
+        note: str = "",
+        ttl_s: float = 30.0,
+        key: str | None = None,
+    ) -> None:
+        self.store: Store = open_store(url)
+        self._options = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s}
+        self.rank, self.size = _place(rank, size)
+        self.owner: Callable[[], int] = threading.get_ident
+        self._key = key or os.urandom(8).hex()
+        self._closed = False
+        self._own_nothing()
+        _known[self._key] = self
+
+    def _own_nothing(self) -> None:
+        self._id: str | None = None
+        self._opening = threading.Lock()
+        self._serials = itertools.count(1)
+        self._holds: dict[str, list[Grant]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rejoin, (self.store.url, self._options, self._key)
+
+    def __repr__(self) -> str:
+        return f"<Session {self._id or '(not begun)'} in {self.url}>"
+
+    @property
+    def url(self) -> str:
+        """The store's URL."""
+        return self.store.url
+
+    @property
+    def id(self) -> str:
+        """The session's id in its store; begins the session if need be. Raises `SessionLost` after `close`."""
+        if self._id is None:
+            with self._opening:
+                if self._closed:
+                    raise SessionLost(f"this session in {self.url} is closed", scope=self.url)
+                if self._id is None:
+                    self._id = self.store.open_session(self._describe(), float(self._options["ttl_s"] or 0))
+        return self._id
+
+    @property
+    def holder(self) -> Holder:
+        """How this participant is described to people."""
+        return self.store.alive(self.id).holder or self._describe()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the session has ended or its liveness is gone, and with it everything it held."""
+        return self._closed or (self._id is not None and self.store.alive(self._id).state != "alive")
+
+    def _describe(self) -> Holder:
+        return Holder.here(rank=self.rank if self.size > 1 else None, size=self.size, note=str(self._options["note"]))
+
+    def close(self) -> None:
+        """Give back everything and end the session. Harmless when repeated."""
+        for grants in list(self._holds.values()):
+            for grant in list(grants):
+                grant._depth = 1
+                grant.release()
+        with self._opening:
+            self._closed = True
+            if self._id is not None:
+                self.store.close_session(self._id)
+                self._id = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- what the objects need
+
+    def ticket(self) -> Ticket:
+        """A new ticket of this session."""
+        return Ticket(self._id or self.id, next(self._serials))
+
+    def holds(self, name: str) -> list[Grant]:
+        """The grants of this session under a name, oldest first."""
+        return self._holds.get(name) or []
+
+    def keep(self, name: str, grant: Grant) -> None:
+        """Remember a grant."""
+        self._holds.setdefault(name, []).append(grant)
+
+    def drop(self, name: str, grant: Grant) -> None:
+        """Forget a grant."""
+        grants = self._holds.get(name, [])
+        if grant in grants:
+            grants.remove(grant)
+        if not grants:
+            self._holds.pop(name, None)
+
+    # -- the objects
+
+    def lock(self, name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
+        """The lock of this name; see `interlock.Lock`."""
+        return Lock(self, name, timeout=timeout, reentrant=reentrant)
+
+    def rwlock(self, name: str, *, timeout: float | None = None) -> RWLock:
+        """The reader-writer lock of this name; its write side is the lock of the same name."""
+        return RWLock(self, name, timeout=timeout)
+
+    def semaphore(self, name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
+        """The semaphore of this name; everybody who uses it must name the same number of permits."""
+        return Semaphore(self, name, permits, timeout=timeout)
+
+    def barrier(self, name: str, parties: int | None = None) -> Barrier:
+        """The barrier of this name, for `parties` parties, or as many as the session's world has ranks."""
+        return Barrier(self, name, parties)
+
+    def event(self, name: str) -> Event:
+        """The event of this name."""
+        return Event(self, name)
+
+    def once(self, name: str, fn: Callable[[], Any], *, timeout: float | None = None, retry: bool = False) -> Any:
+        """The result of `fn`, computed by the first comer; see `interlock.Once`."""
+        return Once(self, name, timeout=timeout, retry=retry).run(fn)
+
+    def fence(self, name: str, *, writer: int | None = None, timeout: float | None = None) -> Fence:
+        """One turn in which one rank writes and the others wait; see `interlock.Fence`."""
+        return Fence(self, name, writer=writer, timeout=timeout)
+
+    def single(
+        self, name: str, fn: Callable[[], Any], *, writer: int | None = None, timeout: float | None = None
+    ) -> Any:
+        """Collective: every rank calls it, one of them computes `fn`, all get its value or its error."""
+        with self.fence(name, writer=writer, timeout=timeout) as fence:
+            fence.guard()
+            fence.share(fn())
+        return fence.collect()
+
+
+def connect(
+    url: str | os.PathLike[str] | None = None,
+    *,
+    rank: int | None = None,
+    size: int | None = None,
+    note: str = "",
+    ttl_s: float = 30.0,
+) -> Session:
+    """A session in the scope of a URL.
+
+    Args:
+        url:  ``file:///directory`` or a directory's path, ``memory://name``; None takes $INTERLOCK_URL, else a directory
+              under the user's state directory.
+        rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
+        note: a few words shown to whoever waits for this participant.
+        ttl_s: how long a store that knows its clients by leases keeps a silent one; the stores here need none.
+    Raises: Unavailable: unknown scheme or malformed URL (definite). The store itself is first touched when it is used.
+    """
+    return Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s)
+
+
+def _place(rank: int | None, size: int | None) -> tuple[int, int]:
+    if rank is None or size is None:
+        found = world()
+        rank = (found.rank if size is None else 0) if rank is None else rank
+        size = found.size if size is None else size
+        if rank >= size and size == found.size:
+            size = rank + 1
+    if not 0 <= rank < size:
+        raise ValueError(f"rank is from 0 to size - 1, not rank {rank!r} of {size!r}")
+    return rank, size
+
+
+def _rejoin(url: str, options: dict[str, Any], key: str) -> Session:
+    return _known.get(key) or Session(url, **options, key=key)
+
+
+def _own_nothing_in_child() -> None:
+    for session in list(_known.values()):
+        session._own_nothing()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_nothing_in_child)

@@ -1,0 +1,235 @@
+"""The directory of a file store: its settings, its folders, its modes.
+
+Layout::
+
+    settings.json     what the space is: schema and the kernel-lock primitive, pinned for every host; also the space's lock
+    floor             tokens given out by records that were removed since; new records start above it
+    wake              wake-up words, mapped by every process of a host
+    audit.log         one line for every forced action
+    records/          one file per name: a readable part of the name, then a hash that tells any two names apart
+    sessions/         one file per session, its kernel lock held for as long as the session lives
+
+Directories are 0700 and files 0600, or the group's when the space's directory is setgid.
+Layer: under `stores.file`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
+from interlock.stores import _futex, _kernel_lock, _record
+from interlock.stores._kernel_lock import Primitive
+
+SCHEMA = 1
+_PLAIN = re.compile(r"[^A-Za-z0-9._=+-]+")
+
+
+def file_name(name: str) -> str:
+    """The file of a name: readable at the front, unique by its hash, valid on every file system."""
+    from hashlib import sha256  # not at import: loading it costs as much as the rest of the package
+
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{_PLAIN.sub('_', name)[:48].lstrip('.')}~{digest}"
+
+
+class Space:
+    """An open space. Folders are held open, so that nothing planted later at their paths can redirect an open."""
+
+    def __init__(self, path: str, primitive: str | None, *, create: bool) -> None:
+        self.path = path
+        try:
+            if create:
+                _make_directory(path)
+            self.root = _open_directory(path)
+            self.group = bool(os.fstat(self.root).st_mode & stat.S_ISGID)
+            if create:
+                self._make_folders()
+            self.records = _open_directory("records", self.root)
+            self.sessions = _open_directory("sessions", self.root)
+        except OSError as error:
+            raise unusable(path, error) from error
+        self.primitive = self._settle_primitive(primitive, create)
+
+    def _make_folders(self) -> None:
+        for folder in ("records", "sessions"):
+            try:
+                os.mkdir(folder, 0o700, dir_fd=self.root)
+            except FileExistsError:
+                continue
+            if self.group:
+                os.chmod(folder, 0o2770, dir_fd=self.root)
+
+    def _settle_primitive(self, wanted: str | None, create: bool) -> Primitive:
+        """The primitive pinned in the settings; the first opener pins its own choice."""
+        if create and not self._exists("settings.json"):
+            settings = {"schema": SCHEMA, "primitive": wanted or _kernel_lock.DEFAULT}
+            self.publish("settings.json", self.root, json.dumps(settings).encode() + b"\n")
+        pinned = self._settings().get("primitive")
+        if wanted is not None and wanted != pinned:
+            raise Mismatch(
+                f"the space {self.path} is pinned to {pinned} locks, not {wanted}; every host must use the same"
+            )
+        if pinned not in _kernel_lock.PRIMITIVES:
+            raise Unavailable(f"the space {self.path} is pinned to {pinned} locks, which this system does not have")
+        return _kernel_lock.PRIMITIVES[pinned]
+
+    def _settings(self) -> dict[str, Any]:
+        path = os.path.join(self.path, "settings.json")
+        try:
+            fd = self.open("settings.json", os.O_RDONLY, self.root)
+            try:
+                settings = json.loads(os.read(fd, 4096))
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, RecordInvalid) as error:
+            raise RecordInvalid(f"the settings of the space cannot be read: {path}: {error}", path=path) from error
+        if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
+            raise RecordInvalid(f"{path} is of an unknown schema; use the interlock that made it", path=path)
+        return settings
+
+    def _exists(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.root, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def open(self, name: str, flags: int, directory: int) -> int:
+        """Open a regular file of the space with the space's mode; `RecordInvalid` for anything planted in its place."""
+        mode = 0o660 if self.group else 0o600
+        try:
+            fd = _record.open_regular(name, flags, directory, mode)
+        except _record.Damage as damage:
+            raise _record.invalid(os.path.join(self.path, name), damage) from None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _record.invalid(os.path.join(self.path, name), "a symbolic link is planted there") from None
+            raise
+        if flags & os.O_CREAT and self.group:
+            os.fchmod(fd, mode)
+        return fd
+
+    def publish(self, name: str, directory: int, content: bytes) -> None:
+        """Create a file with its whole content at once; an existing one stays as it is."""
+        temporary = f".{name[:64]}.{os.urandom(6).hex()}"
+        try:
+            fd = self.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory)
+            try:
+                if os.write(fd, content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                os.close(fd)
+            _link(temporary, name, directory)
+        except OSError as error:
+            raise unusable(os.path.join(self.path, name), error) from error
+        finally:
+            try:
+                os.unlink(temporary, dir_fd=directory)
+            except OSError:
+                pass
+
+    @contextmanager
+    def locked(self, deadline: float | None = None) -> Iterator[None]:
+        """Hold the space's own lock: whoever adds or removes a record file does."""
+        fd = self.open("settings.json", os.O_RDWR, self.root)
+        try:
+            if not _kernel_lock.acquire(self.primitive, fd, deadline):
+                raise Unavailable(f"the space {self.path} was locked for the whole time by another process", path=self.path)
+            yield
+        finally:
+            os.close(fd)
+
+    def floor(self) -> int:
+        """The largest token that removed records may have given out."""
+        try:
+            fd = self.open("floor", os.O_RDONLY, self.root)
+        except FileNotFoundError:
+            return 0
+        try:
+            return int(_record.read_unlocked(fd)[1])
+        except (_record.Damage, ValueError) as damage:
+            raise _record.invalid(os.path.join(self.path, "floor"), damage) from None
+        finally:
+            os.close(fd)
+
+    def raise_floor(self, floor: int) -> None:
+        """Let later records start above `floor`. The space must be locked."""
+        if floor <= self.floor():
+            return
+        self.publish("floor", self.root, _record.blank(b"0\n"))
+        file = _record.RecordFile(self.open("floor", os.O_RDWR, self.root), os.path.join(self.path, "floor"))
+        try:
+            file.read()
+            file.write(b"%d\n" % floor)
+        finally:
+            file.close()
+
+    def wake_words(self) -> _futex.Words | None:
+        """This host's wake-up words, or None where the mount cannot share a mapping: then waiting polls."""
+        try:
+            if not self._exists("wake"):
+                self.publish("wake", self.root, b"\0" * _futex.SIZE)
+            fd = self.open("wake", os.O_RDWR, self.root)
+            try:
+                return _futex.Words(fd)
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, InterlockError):
+            return None
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path, 0o700)
+    if os.stat(path).st_mode & stat.S_ISGID:
+        os.chmod(path, 0o2770)
+
+
+def _open_directory(path: str, parent: int | None = None) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+    if parent is not None:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags, dir_fd=parent)
+
+
+def _link(temporary: str, name: str, directory: int) -> None:
+    """Give a finished file its name unless the name is taken; where links do not exist, renaming must do."""
+    try:
+        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+_ADVICE = {
+    errno.ENOTDIR: "a file is where the directory should be",
+    errno.EACCES: "permission denied: choose a directory you may write, with --url or INTERLOCK_URL",
+    errno.EPERM: "permission denied: choose a directory you may write, with --url or INTERLOCK_URL",
+    errno.EROFS: "the file system is read-only: choose another directory with --url or INTERLOCK_URL",
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.ELOOP: "a symbolic link is planted there",
+    errno.ENOENT: "it does not exist",
+}
+
+
+def unusable(path: str, error: OSError) -> Unavailable:
+    """The error for a directory that cannot be used, with the reason in words."""
+    reason = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    return Unavailable(f"cannot use {path}: {reason}", path=path, errno=error.errno)

@@ -1,0 +1,229 @@
+"""Where this process stands among the ranks of its launcher, and which job of a scheduler it belongs to.
+
+Why it exists: every launcher and every scheduler says so in variables of its own; here they are two tables. Only the
+environment is read, so the answer is there before MPI or torch is up, and without them.
+
+1. The first launcher in the table that started this process tells its rank and size. torchrun and the `mpirun`s come
+   before Slurm, because they start their daemons through `srun`: the Slurm task is then the daemon, not the rank.
+2. What it leaves open (`srun --mpi=pmi2` gives no local rank, say) is taken from a later one with the same rank and size.
+3. What nobody tells is as if equal nodes had been filled in order; without any local size, as on a single node.
+4. What is told but cannot be is a `ValueError` that names the variable: ranks are never guessed.
+
+Layer: a bottom one; it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Environment = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One rank's place: 0 <= `rank` < `size` in the job, 0 <= `local_rank` < `local_size` on its node."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    node: int
+    scheduler: str | None
+    job_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A scheduler's job: `id` is unique in `cluster` together with `array_index`; `restart` counts requeues."""
+
+    scheduler: str
+    id: str
+    array_index: int | None = None
+    restart: int = 0
+    cluster: str = ""
+
+    def __str__(self) -> str:
+        for row in SCHEDULERS:
+            if row.name == self.scheduler:
+                form = "{}" if self.array_index is None else row.form
+                return f"{row.title} {form.format(self.id, self.array_index)}"
+        return f"{self.scheduler} job {self.id}"
+
+
+def _all(*names: str) -> Callable[[Environment], bool]:
+    return lambda environ: all(environ.get(name) for name in names)
+
+
+def _in_step(environ: Environment) -> bool:
+    """An srun task. A batch script and the shell of salloc are rank 0 too, but of no step or of a reserved one."""
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < 0xFFFF_FFF0 and bool(environ.get("SLURM_PROCID"))
+
+
+class Launcher(NamedTuple):
+    """The variables of one launcher; where a cell names several, the first that is set counts."""
+
+    started: Callable[[Environment], bool]
+    rank: str
+    size: str
+    local_rank: str
+    local_size: str
+    node: str = ""
+
+
+LAUNCHERS = (
+    Launcher(_all("RANK", "WORLD_SIZE"), "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),  # torchrun
+    Launcher(  # Open MPI; its NODE_RANK is the rank *on* the node among all jobs, not the node
+        _all("OMPI_COMM_WORLD_RANK"),
+        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    ),
+    Launcher(  # MVAPICH2
+        _all("MV2_COMM_WORLD_RANK"),
+        *("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
+    ),
+    Launcher(  # MPICH, Intel MPI and Cray MPICH
+        _all("PMI_RANK"),
+        *("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID PMI_LOCAL_RANK", "MPI_LOCALNRANKS PMI_LOCAL_SIZE", "PALS_NODEID"),
+    ),
+    Launcher(  # jsrun of LSF
+        _all("JSM_NAMESPACE_RANK"),
+        *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
+    ),
+    Launcher(
+        _in_step,
+        *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+        "SLURM_NODEID",
+    ),
+    Launcher(_all("PMIX_RANK"), "PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK", "PMIX_LOCAL_SIZE"),
+)
+
+
+class Scheduler(NamedTuple):
+    """The variables of one scheduler, and how people write its jobs.
+
+    `single` is what the array index says outside an array; a job is recognised by all of `marks` and its id.
+    """
+
+    name: str
+    title: str
+    form: str
+    marks: str
+    id: str
+    array_index: str = ""
+    single: str = ""
+    restart: str = ""
+    cluster: str = ""
+
+
+SCHEDULERS = (
+    Scheduler(
+        *("slurm", "Slurm job", "{}_{}", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+        restart="SLURM_RESTART_COUNT",
+        cluster="SLURM_CLUSTER_NAME",
+    ),
+    Scheduler("lsf", "LSF job", "{}[{}]", "LSB_JOBID", "LSB_JOBID", "LSB_JOBINDEX", single="0"),
+    Scheduler("pbs", "PBS job", "{}", "PBS_JOBID", "PBS_JOBID", "PBS_ARRAY_INDEX PBS_ARRAYID"),
+    Scheduler(
+        *("sge", "SGE job", "{}.{}", "JOB_ID SGE_TASK_ID", "JOB_ID", "SGE_TASK_ID"),
+        single="undefined",
+        restart="RESTARTED",
+        cluster="SGE_CLUSTER_NAME",
+    ),
+    Scheduler("kubernetes", "Kubernetes pod", "{}", "KUBERNETES_SERVICE_HOST", "HOSTNAME"),
+    Scheduler(
+        *("torchrun", "torchrun run", "{}", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RUN_ID"),
+        restart="TORCHELASTIC_RESTART_COUNT",
+    ),
+)
+
+
+def world(environ: Environment | None = None) -> World:
+    """This process's place among the ranks of its launcher; rank 0 of 1 where no launcher started it.
+
+    Where the launcher numbers no nodes, `node` supposes equal nodes filled in order: to name the machine itself, use
+    the host or the boot id of `Holder`.
+
+    Args:    environ: the environment to read; None reads `os.environ`.
+    Raises:  ValueError: a variable is not a number, a size is missing, or a rank is not below its size.
+    """
+    environ = os.environ if environ is None else environ
+    told = job(environ)
+    names = (told.scheduler, told.id) if told else (None, None)
+    rows = [row for row in LAUNCHERS if row.started(environ)]
+    if not rows:
+        return World(0, 1, 0, 1, 0, *names)
+    rank, size = _standing(environ, rows[0])
+    if rank is None or size is None:
+        raise ValueError(f"{rows[0].rank} is set, but the number of ranks is not: {rows[0].size}")
+    if rank >= size:
+        raise ValueError(f"{rows[0].rank}={rank} cannot be with {size} ranks: {rows[0].size}")
+    agreeing = [row for row in rows if _standing(environ, row) == (rank, size)]
+    return World(rank, size, *_place(environ, agreeing, rank, size), *names)
+
+
+def job(environ: Environment | None = None) -> Job | None:
+    """The scheduler's job this process belongs to; None outside one.
+
+    Args:    environ: the environment to read; None reads `os.environ`.
+    Raises:  ValueError: an array index or a restart count is not a number.
+    """
+    environ = os.environ if environ is None else environ
+    for row in SCHEDULERS:
+        _, job_id = _first(environ, row.id)
+        if job_id in ("", "none") or not _all(*row.marks.split())(environ):  # "none": torchrun was given no run id
+            continue
+        outside = _first(environ, row.array_index)[1] == row.single
+        index = None if outside else _number(environ, row.array_index)
+        return Job(row.name, job_id, index, _number(environ, row.restart) or 0, _first(environ, row.cluster)[1])
+    return None
+
+
+def _standing(environ: Environment, row: Launcher) -> tuple[int | None, int | None]:
+    return _number(environ, row.rank), _number(environ, row.size)
+
+
+def _place(environ: Environment, rows: list[Launcher], rank: int, size: int) -> tuple[int, int, int]:
+    """Local rank, local size and node, each from the first row that tells it."""
+    node = next((n for row in rows if (n := _number(environ, row.node)) is not None), None)
+    local_size = next((n for row in rows if (n := _share(environ, row.local_size, node or 0)) is not None), size)
+    local_rank = next((n for row in rows if (n := _number(environ, row.local_rank)) is not None), None)
+    if local_rank is None:
+        local_rank = rank % max(local_size, 1)
+    if local_rank >= local_size:
+        cells = " ".join(f"{row.local_rank} {row.local_size}" for row in rows)
+        raise ValueError(f"local rank {local_rank} cannot be with {local_size} ranks on the node: see {cells}")
+    return local_rank, local_size, rank // local_size if node is None else node
+
+
+def _first(environ: Environment, cell: str) -> tuple[str, str]:
+    """Name and text of the first variable of a cell that is set and not empty."""
+    return next(((name, environ[name]) for name in cell.split() if environ.get(name)), ("", ""))
+
+
+def _number(environ: Environment, cell: str) -> int | None:
+    """The number a cell tells, if it tells one."""
+    name, text = _first(environ, cell)
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{name}={text!r} is not a whole number")
+    return int(text)
+
+
+def _share(environ: Environment, cell: str, node: int) -> int | None:
+    """A count per node: one number for every node, or Slurm's list of them, as in ``4(x2),3``."""
+    name, text = _first(environ, cell)
+    count = None
+    for part in text.split(",") if text else ():
+        match = re.fullmatch(r"([0-9]{1,18})(?:\(x([0-9]{1,18})\))?", part)
+        if match is None:
+            raise ValueError(f"{name}={text!r} is not a number of ranks per node")
+        count = int(match[1])
+        node -= int(match[2] or 1)
+        if node < 0:
+            break
+    return count

@@ -1,0 +1,46 @@
+"""Fixtures every suite uses: one URL per declared store, and the header that says which stores ran."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import interlock
+
+STORES = ("memory", "file")
+
+
+def pytest_report_header() -> str:
+    return f"interlock {interlock.__version__}; stores: {', '.join(STORES)}; build: pure Python"
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty scope, once for every store."""
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    return f"file://{tmp_path}/space"
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """The URL of an empty file scope."""
+    return f"file://{tmp_path}/space"
+
+
+@pytest.fixture
+def connect(url: str) -> Iterator[Callable[..., interlock.Session]]:
+    """Opens sessions in the scope of `url` and closes them afterwards."""
+    opened: list[interlock.Session] = []
+
+    def open_one(**options: object) -> interlock.Session:
+        session = interlock.connect(url, **options)  # type: ignore[arg-type]
+        opened.append(session)
+        return session
+
+    yield open_one
+    for session in opened:
+        session.close()
