@@ -16,6 +16,7 @@ Every object is a name in a scope; the scope is a URL (`connect`). The functions
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ from interlock.errors import (
     RecordInvalid,
     RemoteError,
     SessionLost,
+    Superseded,
     Unavailable,
     UnsafeMount,
 )
@@ -46,10 +48,18 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AcquireTimeout", "Arrival", "Barrier", "BrokenBarrier", "Deadlock", "Event", "Fence", "Grant", "Holder",
-    "InterlockError", "InvalidName", "LimitExceeded", "Lock", "Mismatch", "NotHeld", "Once", "OutcomeUnknown", "OwnerDied",
-    "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost", "Unavailable", "UnsafeMount", "World",
-    "barrier", "connect", "errors", "event", "fence", "files", "lock", "once", "rwlock", "semaphore", "single", "world",
+    "InterlockError", "InvalidName", "LimitExceeded", "Lock", "Mismatch", "NotHeld", "Once", "OutcomeUnknown",
+    "OwnerDied", "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost", "Superseded",
+    "Unavailable", "UnsafeMount", "World", "aio", "barrier", "connect", "errors", "event", "fence", "files",
+    "lock", "once", "rwlock", "semaphore", "single", "world",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load `interlock.aio` when it is first named: asyncio is the dearest import of all."""
+    if name == "aio":
+        return importlib.import_module("interlock.aio")
+    raise AttributeError(f"module 'interlock' has no attribute {name!r}")
 
 
 @functools.cache

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
 from interlock.abc import Leave, Machine, Store
 from interlock.errors import InterlockError, OutcomeUnknown, Unavailable
-from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
 
 logger = logging.getLogger("interlock")
 _ABANDON_RETRY_S = 0.1
@@ -60,8 +60,8 @@ class Target(NamedTuple):
                 return
 
 
-def _now(target: Target, effect: Now) -> tuple[float, float]:
-    return time.monotonic(), time.time()
+def _now(target: Target, effect: Now) -> tuple[float, int]:
+    return time.monotonic(), time.time_ns() // 1_000_000
 
 
 def _pause(target: Target, effect: Pause) -> None:
@@ -92,7 +92,7 @@ def block(script: Script, target: Target) -> Any:
         except StopIteration as stop:
             return stop.value
         except BaseException as error:
-            if script.gi_frame is None:
+            if getattr(script, "gi_frame", None) is None:
                 raise
             step, answer = script.throw, error
 
@@ -107,7 +107,7 @@ async def unblock(script: Script, target: Target) -> Any:
         except StopIteration as stop:
             return stop.value
         except BaseException as error:
-            if script.gi_frame is None:
+            if getattr(script, "gi_frame", None) is None:
                 raise
             step, answer = script.throw, error
 

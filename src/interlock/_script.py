@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from interlock.abc import WAITING, Evict, Leave, Liveness, Outcome, Ticket
 from interlock.errors import OutcomeUnknown, Unavailable
 
+UNSETTLED = (WAITING, "refused")
 PATIENCE_S = 3.0  # silence before the first report of a long wait; each later gap is twice as long
 GRACE_S = 1.0  # how long a timed-out request tries to take itself back before that is left to the background
 RETRY_S = 0.05  # pause before a request whose answer was lost is sent again
@@ -53,7 +54,7 @@ class Pause(NamedTuple):
 
 
 class Now(NamedTuple):
-    """Answered with the monotonic and the wall clock, in seconds."""
+    """Answered with the monotonic clock in seconds and the wall clock in milliseconds."""
 
 
 class Report(NamedTuple):
@@ -86,14 +87,23 @@ class TimedOut(Exception):
 
 
 def submit(op: Any, deadline: float | None = None) -> Script:
-    """Submit one op; while its answer is lost, submit it again until the deadline."""
+    """Submit one op; while its answer is lost, submit it again until the deadline.
+
+    Once an answer was lost, no later error is definite: the op may have happened.
+    """
+    lost: OutcomeUnknown | None = None
     while True:
         try:
             return (yield Submit(op, deadline))
-        except OutcomeUnknown:
-            now, _ = yield NOW
-            if deadline is not None and now >= deadline:
+        except Unavailable as error:
+            if lost is None:
                 raise
+            raise lost from error
+        except OutcomeUnknown as error:
+            lost = error
+        now, _ = yield NOW
+        if deadline is not None and now >= deadline:
+            raise lost
         yield Pause(RETRY_S)
 
 
@@ -109,8 +119,12 @@ def settle(request: Any, timeout: float | None, again: Any = None) -> Script:
         deadline = started + timeout
     sent = False
     try:
-        outcome = yield from submit(request, _reach(deadline, timeout))
-        if outcome.state != WAITING and outcome.state != "refused":
+        try:
+            outcome = yield Submit(request, _reach(deadline))
+        except OutcomeUnknown:
+            sent = True
+            outcome = yield from submit(request, _reach(deadline))
+        if outcome.state not in UNSETTLED:
             return outcome
         sent = True
         if started is None:
@@ -129,46 +143,48 @@ def settle(request: Any, timeout: float | None, again: Any = None) -> Script:
         raise
 
 
-def _reach(deadline: float | None, timeout: float | None) -> float | None:
-    """Trying once still has to reach the record: allow it the time of a few busy neighbours."""
-    if deadline is None or timeout is None or timeout >= GRACE_S:
-        return deadline
-    return deadline + GRACE_S / 4
+def _reach(deadline: float | None) -> float | None:
+    """The last look still has to reach the record: allow it the time of a few busy neighbours."""
+    return None if deadline is None else deadline + GRACE_S / 4
 
 
 def _wait(request: Any, outcome: Outcome, started: float, deadline: float | None) -> Script:
-    report_at, gap = started + PATIENCE_S, PATIENCE_S
-    while True:
-        behind = yield from _look(outcome)
-        if behind is None:
-            outcome = yield from submit(request, deadline)
+    """Park, look and ask again until the outcome is settled. The first look comes after the first nap, because most
+    waits are short and a look at the others costs more than a hand-off."""
+    report_at, gap, fresh = started + PATIENCE_S, PATIENCE_S, True
+    while outcome.state in UNSETTLED:
+        if fresh and outcome.state == WAITING and outcome.then is None:
+            fresh = False
         else:
+            behind = yield from _look(outcome, _reach(deadline))
+            if behind is None:
+                outcome = yield from submit(request, _reach(deadline))
+                continue
             if outcome.then is not None:
-                outcome = yield from submit(outcome.then, deadline)
-                if outcome.state != WAITING:
+                outcome = yield from submit(outcome.then, _reach(deadline))
+                if outcome.state not in UNSETTLED:
                     return outcome
             now, _ = yield NOW
-            if outcome.state == "refused" or (deadline is not None and now >= deadline):
+            if outcome.state != WAITING or (deadline is not None and now >= deadline):
                 left = yield from _take_back(request.ticket, f"timed out after {now - started:.1f} s")
                 raise TimedOut(outcome, behind, now - started, left)
             if now >= report_at:
                 yield Report(outcome, behind, now - started)
                 gap *= 2
                 report_at = now + gap
-            yield Park(request.ticket, _earlier(deadline, report_at))
-            outcome = yield from submit(request, deadline)
-        if outcome.state != WAITING and outcome.state != "refused":
-            return outcome
+        yield Park(request.ticket, _earlier(deadline, report_at))
+        outcome = yield from submit(request, _reach(deadline))
+    return outcome
 
 
-def _look(outcome: Outcome) -> Script:
+def _look(outcome: Outcome, deadline: float | None) -> Script:
     """The liveness of everybody the ticket is behind, or None if some were dead and are evicted now."""
     found, evicted = [], False
     for session in outcome.watch:
         life = yield Probe(session)
         if life.state == "dead":
             _, wall = yield NOW
-            yield from submit(Evict(session, wall, life.proof))
+            yield from submit(Evict(session, wall, life.proof), deadline)
             evicted = True
         else:
             found.append(life)

@@ -35,10 +35,13 @@ class Ticket(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """Give back what the ticket holds, or give up what it waits for. Every machine accepts it."""
+    """Give back what the ticket holds, or give up what it waits for. Every machine accepts it.
+
+    `at`, here and in every op, is the submitter's wall clock in milliseconds; it is for people only.
+    """
 
     ticket: Ticket
-    at: float = 0.0
+    at: int = 0
     why: str = ""
 
 
@@ -46,8 +49,13 @@ class Evict(NamedTuple):
     """Leave with every ticket of a session that is proved dead. Every machine accepts it."""
 
     session: str
-    at: float = 0.0
+    at: int = 0
     why: str = ""
+
+
+def takes(op: Leave | Evict, ticket: Ticket) -> bool:
+    """Whether the op takes this ticket out of its record."""
+    return ticket == op.ticket if isinstance(op, Leave) else ticket.session == op.session
 
 
 class Outcome(NamedTuple):

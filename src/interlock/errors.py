@@ -94,6 +94,17 @@ class RecordInvalid(InterlockError, RuntimeError):
     damage: str = ""
 
 
+class Superseded(InterlockError, RuntimeError):
+    """The holder of a larger token has replaced the file; nothing was written. Definite.
+
+    `path` is the file, `token` the one refused and `newest` the one that replaced it last.
+    """
+
+    path: str = ""
+    token: int = 0
+    newest: int = 0
+
+
 class OutcomeUnknown(InterlockError, ConnectionError):
     """The operation may or may not have happened. Indefinite."""
 

@@ -82,7 +82,7 @@ class Holder:
         """
         if rank is None and size is None and (place := world()).size > 1:
             rank, size = place.rank, place.size
-        told = job()
+        scheduler, job_id, array_index, restart, cluster = job() or (None, None, None, 0, "")
         return cls(
             host=os.uname().nodename,
             pid=os.getpid(),
@@ -90,11 +90,11 @@ class Holder:
             start=_start(),
             boot_id=_boot_id(),
             pid_ns=_pid_ns(),
-            scheduler=told and told.scheduler,
-            job_id=told and _clip(told.id),
-            array_index=told and told.array_index,
-            restart=told.restart if told else 0,
-            cluster=_clip(told.cluster) if told else "",
+            scheduler=scheduler,
+            job_id=job_id and _clip(job_id),
+            array_index=array_index,
+            restart=restart,
+            cluster=_clip(cluster),
             rank=rank,
             size=size,
             argv=_bounded(sys.orig_argv),
@@ -151,7 +151,7 @@ class Holder:
         return bool(self.boot_id and self.pid_ns) and (self.boot_id, self.pid_ns) == (_boot_id(), _pid_ns())
 
     def process_state(self) -> Life:
-        """Whether its process lives, by boot id, pid namespace, pid and start time; `unknown` where they do not tell."""
+        """Whether its process lives, judged from here by boot id, pid namespace, pid and start time."""
         if not self.same_machine():
             return Life("unknown", _plain(self._elsewhere()))
         if not _exists(self.pid):
@@ -163,7 +163,7 @@ class Holder:
             return Life("unknown", f"a process {self.pid} runs, but /proc does not tell whether it is the same one")
         if found.start != self.start:
             return Life("dead", f"pid {self.pid} has been reused: its process began at another time")
-        if found.state in "ZX" and found.threads <= 1:
+        if found.state in "ZXx" and found.threads <= 1:
             return Life("dead", f"process {self.pid} has ended and waits for its parent (state {found.state})")
         return Life("alive", f"process {self.pid} runs (state {found.state})")
 
@@ -227,7 +227,7 @@ def _bounded(args: Sequence[str]) -> tuple[str, ...]:
 
 
 def _user() -> str:
-    """The login name; from the environment if it is there, since the account database may be a slow directory server."""
+    """The login name, from the environment if it is there: the account database may be a slow directory server."""
     name = os.environ.get("LOGNAME") or os.environ.get("USER")
     if name:
         return _clip(name)

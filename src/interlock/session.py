@@ -183,8 +183,8 @@ def connect(
     """A session in the scope of a URL.
 
     Args:
-        url:  ``file:///directory`` or a directory's path, ``memory://name``; None takes $INTERLOCK_URL, else a directory
-              under the user's state directory.
+        url:  ``file:///directory`` or a directory's path, ``memory://name``; None takes $INTERLOCK_URL, else a
+              directory under the user's state directory.
         rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
         note: a few words shown to whoever waits for this participant.
         ttl_s: how long a store that knows its clients by leases keeps a silent one; the stores here need none.

@@ -1,7 +1,7 @@
 """Values and errors that travel between participants, as text: JSON, never pickle.
 
 What travels: None, booleans, numbers, strings, bytes, lists, tuples and dictionaries of these. Anything else is a
-`TypeError` that names it. Everybody, the one who computed included, gets the value as it reads back, so all see the same.
+`TypeError` that names it. Everybody, the one who computed included, gets the value as it reads back.
 
 Layer: bottom; imports only `errors`.
 """
@@ -46,8 +46,8 @@ def _pack(value: Any, depth: int) -> Any:
             return {key: _pack(item, depth + 1) for key, item in value.items()}
         return {_TAG: "dict", "items": [[_pack(k, depth + 1), _pack(v, depth + 1)] for k, v in value.items()]}
     raise TypeError(
-        f"a {type(value).__module__}.{type(value).__qualname__} cannot travel between processes: return numbers, strings, "
-        "bytes, lists, tuples or dictionaries of them, or write a file and return its path"
+        f"a {type(value).__module__}.{type(value).__qualname__} cannot travel between processes: return numbers, "
+        "strings, bytes, lists, tuples or dictionaries of them, or write a file and return its path"
     )
 
 
@@ -87,7 +87,7 @@ def encode_error(error: BaseException, limit: int = 16_000) -> str:
 
 
 def decode_error(text: str) -> Exception:
-    """An equal error of the same type where that type is known here, else a `RemoteError`; either carries the traceback."""
+    """An error of the same type where that type is known here, else a `RemoteError`; with the original traceback."""
     told = json.loads(text)
     remote = RemoteError(
         f"{told['name']}: {told['message']}", kind=f"{told['module']}.{told['name']}", traceback=told["traceback"]

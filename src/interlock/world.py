@@ -5,7 +5,8 @@ environment is read, so the answer is there before MPI or torch is up, and witho
 
 1. The first launcher in the table that started this process tells its rank and size. torchrun and the `mpirun`s come
    before Slurm, because they start their daemons through `srun`: the Slurm task is then the daemon, not the rank.
-2. What it leaves open (`srun --mpi=pmi2` gives no local rank, say) is taken from a later one with the same rank and size.
+2. What it leaves open (a local rank under `srun --mpi=pmi2`, say) is taken from a later one with the same rank and
+   size.
 3. What nobody tells is as if equal nodes had been filled in order; without any local size, as on a single node.
 4. What is told but cannot be is a `ValueError` that names the variable: ranks are never guessed.
 
@@ -36,9 +37,8 @@ class World:
     job_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A scheduler's job: `id` is unique in `cluster` together with `array_index`; `restart` counts requeues."""
+class Job(NamedTuple):
+    """A scheduler's job: `id` and `array_index` name it in its `cluster`; `restart` counts its requeues."""
 
     scheduler: str
     id: str
@@ -54,64 +54,92 @@ class Job:
         return f"{self.scheduler} job {self.id}"
 
 
-def _all(*names: str) -> Callable[[Environment], bool]:
-    return lambda environ: all(environ.get(name) for name in names)
-
-
-def _in_step(environ: Environment) -> bool:
-    """An srun task. A batch script and the shell of salloc are rank 0 too, but of no step or of a reserved one."""
-    step = environ.get("SLURM_STEP_ID", "")
-    return step.isdecimal() and int(step) < 0xFFFF_FFF0 and bool(environ.get("SLURM_PROCID"))
-
-
 class Launcher(NamedTuple):
-    """The variables of one launcher; where a cell names several, the first that is set counts."""
+    """The variables of one launcher; where a cell names several, the first that is set counts.
 
-    started: Callable[[Environment], bool]
+    It started this process if its `rank` is set and `condition` holds.
+    """
+
     rank: str
     size: str
     local_rank: str
     local_size: str
     node: str = ""
+    condition: Callable[[Environment], bool] = lambda environ: True
 
 
-LAUNCHERS = (
-    Launcher(_all("RANK", "WORLD_SIZE"), "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),  # torchrun
-    Launcher(  # Open MPI; its NODE_RANK is the rank *on* the node among all jobs, not the node
-        _all("OMPI_COMM_WORLD_RANK"),
-        *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ),
-    Launcher(  # MVAPICH2
-        _all("MV2_COMM_WORLD_RANK"),
-        *("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),
-    ),
-    Launcher(  # MPICH, Intel MPI and Cray MPICH
-        _all("PMI_RANK"),
-        *("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID PMI_LOCAL_RANK", "MPI_LOCALNRANKS PMI_LOCAL_SIZE", "PALS_NODEID"),
-    ),
-    Launcher(  # jsrun of LSF
-        _all("JSM_NAMESPACE_RANK"),
-        *("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK", "JSM_NAMESPACE_LOCAL_SIZE"),
-    ),
-    Launcher(
-        _in_step,
-        *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
-        "SLURM_NODEID",
-    ),
-    Launcher(_all("PMIX_RANK"), "PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK", "PMIX_LOCAL_SIZE"),
+def _sized(environ: Environment) -> bool:
+    """A variable called RANK alone may be anybody's."""
+    return bool(environ.get("WORLD_SIZE"))
+
+
+def _in_step(environ: Environment) -> bool:
+    """A batch script and the shell of salloc have rank 0 too, but no step, or one with a reserved number."""
+    step = environ.get("SLURM_STEP_ID", "")
+    return step.isdecimal() and int(step) < 0xFFFF_FFF0
+
+
+TORCHRUN = Launcher(
+    rank="RANK",
+    size="WORLD_SIZE",
+    local_rank="LOCAL_RANK",
+    local_size="LOCAL_WORLD_SIZE",
+    node="GROUP_RANK",
+    condition=_sized,
 )
+OPEN_MPI = Launcher(  # OMPI_COMM_WORLD_NODE_RANK is not the node: it is a rank on the node, among all jobs
+    rank="OMPI_COMM_WORLD_RANK",
+    size="OMPI_COMM_WORLD_SIZE",
+    local_rank="OMPI_COMM_WORLD_LOCAL_RANK",
+    local_size="OMPI_COMM_WORLD_LOCAL_SIZE",
+)
+MVAPICH = Launcher(
+    rank="MV2_COMM_WORLD_RANK",
+    size="MV2_COMM_WORLD_SIZE",
+    local_rank="MV2_COMM_WORLD_LOCAL_RANK",
+    local_size="MV2_COMM_WORLD_LOCAL_SIZE",
+)
+PMI = Launcher(  # MPICH, Intel MPI, Cray MPICH
+    rank="PMI_RANK",
+    size="PMI_SIZE",
+    local_rank="MPI_LOCALRANKID PMI_LOCAL_RANK",
+    local_size="MPI_LOCALNRANKS PMI_LOCAL_SIZE",
+    node="PALS_NODEID",
+)
+JSRUN = Launcher(
+    rank="JSM_NAMESPACE_RANK",
+    size="JSM_NAMESPACE_SIZE",
+    local_rank="JSM_NAMESPACE_LOCAL_RANK",
+    local_size="JSM_NAMESPACE_LOCAL_SIZE",
+)
+SRUN = Launcher(
+    rank="SLURM_PROCID",
+    size="SLURM_STEP_NUM_TASKS SLURM_NTASKS",
+    local_rank="SLURM_LOCALID",
+    local_size="SLURM_STEP_TASKS_PER_NODE",
+    node="SLURM_NODEID",
+    condition=_in_step,
+)
+PMIX = Launcher(
+    rank="PMIX_RANK",
+    size="PMIX_SIZE",
+    local_rank="PMIX_LOCAL_RANK",
+    local_size="PMIX_LOCAL_SIZE",
+)
+LAUNCHERS = (TORCHRUN, OPEN_MPI, MVAPICH, PMI, JSRUN, SRUN, PMIX)
 
 
 class Scheduler(NamedTuple):
     """The variables of one scheduler, and how people write its jobs.
 
-    `single` is what the array index says outside an array; a job is recognised by all of `marks` and its id.
+    A job is recognised by its `id` and by `mark`, a variable nobody else sets. `single` is what the array index says
+    outside an array.
     """
 
     name: str
     title: str
     form: str
-    marks: str
+    mark: str
     id: str
     array_index: str = ""
     single: str = ""
@@ -121,21 +149,29 @@ class Scheduler(NamedTuple):
 
 SCHEDULERS = (
     Scheduler(
-        *("slurm", "Slurm job", "{}_{}", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+        *("slurm", "Slurm job", "{}_{}"),
+        mark="SLURM_JOB_ID",
+        id="SLURM_ARRAY_JOB_ID SLURM_JOB_ID",
+        array_index="SLURM_ARRAY_TASK_ID",
         restart="SLURM_RESTART_COUNT",
         cluster="SLURM_CLUSTER_NAME",
     ),
-    Scheduler("lsf", "LSF job", "{}[{}]", "LSB_JOBID", "LSB_JOBID", "LSB_JOBINDEX", single="0"),
-    Scheduler("pbs", "PBS job", "{}", "PBS_JOBID", "PBS_JOBID", "PBS_ARRAY_INDEX PBS_ARRAYID"),
+    Scheduler("lsf", "LSF job", "{}[{}]", mark="LSB_JOBID", id="LSB_JOBID", array_index="LSB_JOBINDEX", single="0"),
+    Scheduler("pbs", "PBS job", "{}", mark="PBS_JOBID", id="PBS_JOBID", array_index="PBS_ARRAY_INDEX PBS_ARRAYID"),
     Scheduler(
-        *("sge", "SGE job", "{}.{}", "JOB_ID SGE_TASK_ID", "JOB_ID", "SGE_TASK_ID"),
+        *("sge", "SGE job", "{}.{}"),
+        mark="SGE_TASK_ID",
+        id="JOB_ID",
+        array_index="SGE_TASK_ID",
         single="undefined",
         restart="RESTARTED",
         cluster="SGE_CLUSTER_NAME",
     ),
-    Scheduler("kubernetes", "Kubernetes pod", "{}", "KUBERNETES_SERVICE_HOST", "HOSTNAME"),
+    Scheduler("kubernetes", "Kubernetes pod", "{}", mark="KUBERNETES_SERVICE_HOST", id="HOSTNAME"),
     Scheduler(
-        *("torchrun", "torchrun run", "{}", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RUN_ID"),
+        *("torchrun", "torchrun run", "{}"),
+        mark="TORCHELASTIC_RUN_ID",
+        id="TORCHELASTIC_RUN_ID",
         restart="TORCHELASTIC_RESTART_COUNT",
     ),
 )
@@ -153,7 +189,7 @@ def world(environ: Environment | None = None) -> World:
     environ = os.environ if environ is None else environ
     told = job(environ)
     names = (told.scheduler, told.id) if told else (None, None)
-    rows = [row for row in LAUNCHERS if row.started(environ)]
+    rows = [row for row in LAUNCHERS if environ.get(row.rank) and row.condition(environ)]
     if not rows:
         return World(0, 1, 0, 1, 0, *names)
     rank, size = _standing(environ, rows[0])
@@ -174,7 +210,7 @@ def job(environ: Environment | None = None) -> Job | None:
     environ = os.environ if environ is None else environ
     for row in SCHEDULERS:
         _, job_id = _first(environ, row.id)
-        if job_id in ("", "none") or not _all(*row.marks.split())(environ):  # "none": torchrun was given no run id
+        if not environ.get(row.mark) or job_id in ("", "none"):  # "none": torchrun was given no run id
             continue
         outside = _first(environ, row.array_index)[1] == row.single
         index = None if outside else _number(environ, row.array_index)
@@ -217,13 +253,14 @@ def _number(environ: Environment, cell: str) -> int | None:
 def _share(environ: Environment, cell: str, node: int) -> int | None:
     """A count per node: one number for every node, or Slurm's list of them, as in ``4(x2),3``."""
     name, text = _first(environ, cell)
-    count = None
-    for part in text.split(",") if text else ():
-        match = re.fullmatch(r"([0-9]{1,18})(?:\(x([0-9]{1,18})\))?", part)
-        if match is None:
+    if not text:
+        return None
+    count = 0
+    for part in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,18})(?:\(x([0-9]{1,18})\))?", part)
+        if found is None:
             raise ValueError(f"{name}={text!r} is not a number of ranks per node")
-        count = int(match[1])
-        node -= int(match[2] or 1)
-        if node < 0:
-            break
+        if node >= 0:
+            count = int(found[1])
+        node -= int(found[2] or 1)
     return count

@@ -183,7 +183,7 @@ def barrier_step(module: ModuleType, step: Step) -> None:
     if passed:
         need(isinstance(op, module.Complete), "a generation is completed by request only")
         need(len(passed) == before.parties == len(before.arrivals), "all parties pass together")
-        need(sorted(notice.index for notice in passed) == list(range(before.parties)), "each has its own index")
+        need(sorted(notice.place for notice in passed) == list(range(before.parties)), "each has its own place")
         need(all(notice.generation == before.generation for notice in passed), "the generation is the one collected")
     elif left:
         need(after.broken or isinstance(op, module.Reset), "a party that goes breaks the barrier")

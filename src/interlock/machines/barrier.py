@@ -12,8 +12,8 @@ A record collects the arrivals of one generation. The rules:
 - the parties of the last generation are remembered as members, so that one which dies before it arrives is missed
   by name; whoever arrives under a member's label takes its place.
 
-Outcomes: ``waiting``, ``passed`` with (index, generation), ``broken`` with a `Broken`, ``gone``, ``left`` (evicted), ``reset``,
-``mismatch`` with the record's parties, ``limit``. Layer: a machine.
+Outcomes: ``waiting``, ``passed`` with (place, generation), ``broken`` with a `Broken`, ``gone``, ``left`` (evicted),
+``reset``, ``mismatch`` with the record's parties, ``limit``. Layer: a machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 from typing import Any, NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
-from interlock.machines.shape import distinct, fields, integer, items, session, text, ticket
+from interlock.machines.shape import distinct, fields, integer, items, parse, session, text, ticket
 
 LIMIT = 4096  # arrivals and notices in one record
 
@@ -33,7 +33,6 @@ class Arrive(NamedTuple):
     ticket: Ticket
     parties: int
     label: str = ""
-    at: float = 0.0
 
 
 class Complete(NamedTuple):
@@ -41,20 +40,16 @@ class Complete(NamedTuple):
 
     ticket: Ticket
     generation: int
-    at: float = 0.0
 
 
 class Abort(NamedTuple):
     """Break the barrier for everybody, now and until `Reset`."""
 
     reason: str = ""
-    at: float = 0.0
 
 
 class Reset(NamedTuple):
     """Start afresh; parties that wait are let go as broken."""
-
-    at: float = 0.0
 
 
 class Party(NamedTuple):
@@ -72,10 +67,10 @@ class Broken(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """A verdict kept until its ticket leaves: passed at `index` of `generation`, or broken."""
+    """A verdict kept until its ticket leaves: passed at `place` of `generation`, or broken."""
 
     ticket: Ticket
-    index: int
+    place: int
     generation: int
     broken: Broken | None
 
@@ -140,7 +135,7 @@ def _standing(record: Record, index: int) -> Outcome:
 def _verdict(notice: Notice) -> Outcome:
     if notice.broken is not None:
         return Outcome("broken", notice.broken)
-    return Outcome("passed", (notice.index, notice.generation))
+    return Outcome("passed", (notice.place, notice.generation))
 
 
 def _complete(record: Record, op: Complete) -> tuple[Record, Outcome]:
@@ -260,7 +255,7 @@ class Barrier:
 
     def decode(self, line: str) -> Record:
         names = ("floor", "parties", "generation", "arrivals", "members", "broken", "notices")
-        floor, parties, generation, arrivals, members, broken, notices = fields(json.loads(line), *names)
+        floor, parties, generation, arrivals, members, broken, notices = fields(parse(line), *names)
         record = Record(
             integer(floor),
             integer(parties),
@@ -278,7 +273,7 @@ class Barrier:
 
 def _party(row: Any) -> Party:
     who, label = items(row)
-    return Party(ticket(*items(who)), text(label))
+    return Party(ticket(who), text(label))
 
 
 def _broken(row: Any) -> Broken | None:
@@ -294,7 +289,7 @@ def _absentee(who: Any) -> str:
 
 def _notice(row: Any) -> Notice:
     who, index, generation, broken = items(row)
-    return Notice(ticket(*items(who)), integer(index), integer(generation), _broken(broken))
+    return Notice(ticket(who), integer(index), integer(generation), _broken(broken))
 
 
 BARRIER = Barrier()

@@ -1,8 +1,8 @@
 """Event: a flag that lets waiters go.
 
 A waiter that was there when the flag was set is released and stays released until it leaves, even if the flag is
-cleared before it wakes; leaving says so once more. Outcomes: ``set`` (the flag is or was set for this ticket), ``waiting``, ``refused`` (tried
-once), ``clear``, ``left``, ``gone``, ``limit``. Layer: a machine.
+cleared before it wakes; leaving says so once more. Outcomes: ``set`` (the flag is or was set for this ticket),
+``waiting``, ``refused`` (tried once), ``clear``, ``left``, ``gone``, ``limit``. Layer: a machine.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
-from interlock.machines.shape import boolean, distinct, fields, integer, items, ticket
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
+from interlock.machines.shape import boolean, distinct, fields, integer, items, parse, ticket
 
 LIMIT = 4096  # waiters in one record
 CROWD = 64  # from here on a new waiter also looks whether the oldest one still lives
@@ -22,19 +22,14 @@ class Wait(NamedTuple):
 
     ticket: Ticket
     wait: bool = True
-    at: float = 0.0
 
 
 class Set(NamedTuple):
     """Set the flag and release everybody who waits."""
 
-    at: float = 0.0
-
 
 class Clear(NamedTuple):
     """Clear the flag."""
-
-    at: float = 0.0
 
 
 class Waiter(NamedTuple):
@@ -84,8 +79,7 @@ def _clear(record: Record, op: Clear) -> tuple[Record, Outcome]:
 
 
 def _leave(record: Record, op: Leave | Evict) -> tuple[Record, Outcome]:
-    gone = (lambda who: who == op.ticket) if isinstance(op, Leave) else (lambda who: who.session == op.session)
-    leaving = [waiter for waiter in record.waiters if gone(waiter.ticket)]
+    leaving = [waiter for waiter in record.waiters if takes(op, waiter.ticket)]
     if not leaving:
         return record, Outcome("gone")
     kept = tuple([waiter for waiter in record.waiters if waiter not in leaving])
@@ -120,7 +114,7 @@ class Event:
         return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
-        floor, flag, waiters = fields(json.loads(line), "floor", "flag", "waiters")
+        floor, flag, waiters = fields(parse(line), "floor", "flag", "waiters")
         record = Record(integer(floor), boolean(flag), tuple(_waiter(row) for row in items(waiters)))
         distinct(waiter.ticket for waiter in record.waiters)
         return record
@@ -128,7 +122,7 @@ class Event:
 
 def _waiter(row: Any) -> Waiter:
     who, released = items(row)
-    return Waiter(ticket(*items(who)), boolean(released))
+    return Waiter(ticket(who), boolean(released))
 
 
 EVENT = Event()

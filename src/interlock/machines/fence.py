@@ -3,11 +3,15 @@
 Every party joins every turn once; a turn ("epoch") has a seat for each of them. The rules:
 
 - the writer is the first to sit down, or the party with the label that was asked for;
-- the others wait until the writer's value or error is published, and each collects it by leaving;
-- the turn is over when every party had its seat and has left it; whoever comes back earlier queues for the next turn;
+- the others wait until the writer's value or error is published; leaving says once more what it was, so that a
+  time-out that comes too late still learns it;
+- the turn is over when every party had its seat and has left it; whoever comes back earlier queues for the next turn,
+  which may ask for another writer;
 - a writer that dies or gives up before it published hands over to the next waiting seat, after a death with
   `recovered`; a writer that was asked for by label and dies fails the turn for all, because nobody else may write;
-- a dead party's seat counts as left, so that the others go on; a new session under its label may take it over.
+- a party of the last turn that has not come yet, or one that gave up, is *away*: those who need it watch it;
+- a dead party's seat counts as left, in this turn and the next ones, so that the others go on; a new session under its
+  label may take it over.
 
 Outcomes: ``yours`` with (epoch, recovered): write; ``waiting``; ``done`` with the value's text; ``failed`` with the
 error's text; ``died`` (the writer asked for died); ``left``, ``gone``, ``mismatch`` with (parties, writer), ``limit``.
@@ -19,13 +23,13 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
 from interlock.machines.once import LIMIT_BYTES, Fail, Publish
-from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, text, ticket
+from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, text, ticket
 
 LIMIT = 4096  # seats and queue of one record
 
-WAITS, WRITES, LEFT, DEAD = "waits", "writes", "left", "dead"
+WAITS, WRITES, LEFT, DEAD, AWAY = "waits", "writes", "left", "dead", "away"
 
 
 class Join(NamedTuple):
@@ -35,11 +39,10 @@ class Join(NamedTuple):
     label: str
     parties: int
     writer: str = ""
-    at: float = 0.0
 
 
 class Seat(NamedTuple):
-    """One party of the turn: ``waits``, ``writes``, ``left`` or ``dead``."""
+    """One party of the turn: ``waits``, ``writes``, ``left``, ``dead`` or ``away``."""
 
     ticket: Ticket
     label: str
@@ -75,36 +78,60 @@ def _standing(record: Record, seat: Seat) -> Outcome:
         return settled
     if seat.state == WRITES:
         return Outcome("yours", (record.epoch, record.recovered))
-    writers = tuple(other.ticket.session for other in record.seats if other.state == WRITES)
-    return Outcome(WAITING, watch=writers, position=1)
+    watch = tuple(other.ticket.session for other in record.seats if _ahead(record, other))
+    return Outcome(WAITING, watch=watch, position=1)
+
+
+def _ahead(record: Record, seat: Seat) -> bool:
+    """Whether the seat's party is the one to write, though it may be away."""
+    return seat.state == WRITES or (seat.state == AWAY and record.writer == seat.label)
 
 
 def _queued(record: Record) -> Outcome:
-    present = tuple(dict.fromkeys(seat.ticket.session for seat in record.seats if seat.state != DEAD))
-    return Outcome(WAITING, watch=present, position=len(record.seats))
+    needed = tuple(dict.fromkeys(seat.ticket.session for seat in record.seats if seat.state != DEAD))
+    return Outcome(WAITING, watch=needed, position=len(record.seats))
+
+
+def _begun(record: Record) -> bool:
+    """Whether anybody alive has sat down in this turn."""
+    return _settled(record) is not None or not {seat.state for seat in record.seats} <= {AWAY, DEAD}
+
+
+def _full(record: Record) -> bool:
+    return sum(seat.state != AWAY for seat in record.seats) >= record.parties
 
 
 def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
     for seat in record.seats:
-        if seat.ticket == op.ticket and seat.state in (WAITS, WRITES):
-            return record, _standing(record, seat)
+        if seat.ticket == op.ticket:
+            return record, _standing(record, seat) if seat.state in (WAITS, WRITES) else Outcome("gone")
     if any(waiting.ticket == op.ticket for waiting in record.queue):
         return record, _queued(record)
-    if not record.seats:
-        record = record._replace(parties=op.parties, writer=op.writer)
-    elif (record.parties, record.writer) != (op.parties, op.writer) and not record.queue:
-        return record, Outcome("mismatch", (record.parties, record.writer))
-    if len(record.seats) + len(record.queue) >= LIMIT:
+    turn = record
+    if not _begun(record):
+        seats = record.seats if record.parties == op.parties else ()
+        turn = record._replace(parties=op.parties, writer=op.writer, seats=seats)
+    before = [seat for seat in turn.seats if seat.label == op.label]
+    later = any(seat.state not in (AWAY, DEAD) for seat in before) or (_full(turn) and not before)
+    writer = turn.writer if not later else turn.queue[0].writer if turn.queue else op.writer
+    if (turn.parties, writer) != (op.parties, op.writer):
+        return record, Outcome("mismatch", (turn.parties, writer))
+    if len(turn.seats) - len(before) + len(turn.queue) >= LIMIT:
         return record, Outcome("limit", LIMIT)
-    taken = {seat.label for seat in record.seats if seat.state != DEAD}
-    if op.label in taken or (len(record.seats) >= record.parties and all(s.label != op.label for s in record.seats)):
-        after = record._replace(queue=(*record.queue, op._replace(at=0.0)))
+    if later:
+        after = turn._replace(queue=(*turn.queue, op))
         return after, _queued(after)
-    seats = tuple([seat for seat in record.seats if seat.label != op.label])
-    free = _settled(record) is None and all(seat.state != WRITES for seat in seats)
-    mine = Seat(op.ticket, op.label, WRITES if free and op.writer in ("", op.label) else WAITS)
-    after = record._replace(seats=(*seats, mine))
-    return after, _standing(after, mine)
+    return _sit(turn, op)
+
+
+def _sit(record: Record, op: Join) -> tuple[Record, Outcome]:
+    """Take the label's seat; once all seats are taken, nobody is away any more."""
+    mine = Seat(op.ticket, op.label, WAITS)
+    after = record._replace(seats=(*(seat for seat in record.seats if seat.label != op.label), mine))
+    if _full(after):
+        after = after._replace(seats=tuple(seat for seat in after.seats if seat.state != AWAY))
+    after, _ = _succeed(after)
+    return after, _standing(after, next(seat for seat in after.seats if seat.ticket == op.ticket))
 
 
 def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
@@ -125,48 +152,53 @@ def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
 
 def _leave(record: Record, op: Leave | Evict) -> tuple[Record, Outcome]:
     """Leaving is per ticket; eviction does the same for all of a session and leaves a dead seat behind."""
-    dead = isinstance(op, Evict)
-    gone = (lambda who: who.session == op.session) if isinstance(op, Evict) else (lambda who: who == op.ticket)
-    queue = tuple([waiting for waiting in record.queue if not gone(waiting.ticket)])
-    settled, seats, wrote = _settled(record) is not None, [], False
-    for seat in record.seats:
-        if gone(seat.ticket) and seat.state != DEAD and (dead or seat.state != LEFT):
-            wrote = wrote or seat.state == WRITES
-            if not dead and not settled:
-                continue
-            seat = seat._replace(state=DEAD if dead else LEFT)
-        seats.append(seat)
-    after = record._replace(seats=tuple(seats), queue=queue)
-    if after == record:
+    dead, settled = isinstance(op, Evict), _settled(record)
+    rest = DEAD if dead else AWAY if settled is None else LEFT
+    queue = tuple(waiting for waiting in record.queue if not takes(op, waiting.ticket))
+    going = [seat for seat in record.seats if takes(op, seat.ticket) and _leaves(seat, dead)]
+    if not going and queue == record.queue:
         return record, Outcome("gone")
-    after, woken = _hand_over(after, dead) if wrote else (after, ())
+    after = record._replace(
+        recovered=record.recovered or (dead and any(seat.state == WRITES for seat in going)),
+        seats=tuple(seat._replace(state=rest) if seat in going else seat for seat in record.seats),
+        queue=queue,
+    )
+    after, woken = _succeed(after)
     after, moved = _turn(after)
-    return after, Outcome("left", unpark=woken + moved)
+    said = settled if settled is not None and going and not dead else Outcome("left")
+    return after, said._replace(unpark=woken + moved)
 
 
-def _hand_over(record: Record, dead: bool) -> tuple[Record, tuple[Ticket, ...]]:
-    if record.writer:
-        waiting = tuple(seat.ticket for seat in record.seats if seat.state == WAITS)
-        return (record._replace(died=True), waiting) if dead else (record, ())
-    record = record._replace(recovered=record.recovered or dead)
-    for index, seat in enumerate(record.seats):
-        if seat.state == WAITS:
-            seats = (*record.seats[:index], seat._replace(state=WRITES), *record.seats[index + 1 :])
-            return record._replace(seats=seats), (seat.ticket,)
+def _leaves(seat: Seat, dead: bool) -> bool:
+    return seat.state in (WAITS, WRITES) or (dead and seat.state != DEAD)
+
+
+def _succeed(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
+    """Let the next one write that may, if nobody does; if nobody ever may, fail the turn for those who wait."""
+    waiting = [seat for seat in record.seats if seat.state == WAITS]
+    if not waiting or _settled(record) is not None or any(seat.state == WRITES for seat in record.seats):
+        return record, ()
+    for able in waiting:
+        if record.writer in ("", able.label):
+            seats = tuple(seat._replace(state=WRITES) if seat is able else seat for seat in record.seats)
+            return record._replace(seats=seats), (able.ticket,)
+    if any(seat.state == DEAD and seat.label == record.writer for seat in record.seats):
+        return record._replace(died=True), tuple(seat.ticket for seat in waiting)
     return record, ()
 
 
 def _turn(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
     """Begin the next turn when everybody had a seat and has left it, or when nobody is left alive."""
     states = {seat.state for seat in record.seats}
-    over = len(record.seats) >= record.parties and states <= {LEFT, DEAD}
-    if not record.seats or not (over or states == {DEAD}):
+    if not states or not (states == {DEAD} or (states <= {LEFT, DEAD, AWAY} and _full(record) and _begun(record))):
         return record, ()
-    queue = record.queue
-    after = Record(record.floor, record.epoch + 1, recovered=record.recovered)
-    for waiting in queue:
+    seats = tuple(seat if seat.state == DEAD else seat._replace(state=AWAY) for seat in record.seats)
+    after = Record(
+        record.floor, record.epoch + 1, record.parties, "", record.recovered, seats if LEFT in states else ()
+    )
+    for waiting in record.queue:
         after, _ = _join(after, waiting)
-    return after, tuple(waiting.ticket for waiting in queue)
+    return after, tuple(waiting.ticket for waiting in record.queue)
 
 
 _STEPS: dict[type, Any] = {Join: _join, Publish: _settle, Fail: _settle, Leave: _leave, Evict: _leave}
@@ -188,11 +220,11 @@ class Fence:
         return record.floor
 
     def idle(self, record: Record) -> bool:
-        return not record.seats and not record.queue and not record.recovered
+        return not _begun(record) and not record.queue and not record.recovered
 
     def sessions(self, record: Record) -> dict[str, str]:
         parts = {waiting.ticket.session: "waits" for waiting in record.queue}
-        parts.update((seat.ticket.session, "waits") for seat in record.seats if seat.state == WAITS)
+        parts.update((seat.ticket.session, "waits") for seat in record.seats if seat.state in (WAITS, AWAY))
         parts.update((seat.ticket.session, "holds") for seat in record.seats if seat.state == WRITES)
         return parts
 
@@ -201,7 +233,7 @@ class Fence:
 
     def decode(self, line: str) -> Record:
         (floor, epoch, parties, writer, recovered, seats, queue, value, error, died) = fields(
-            json.loads(line), *Record._fields
+            parse(line), *Record._fields
         )
         record = Record(
             integer(floor),
@@ -215,7 +247,7 @@ class Fence:
             optional_text(error),
             boolean(died),
         )
-        distinct(seat.ticket for seat in (*record.seats, *record.queue))
+        distinct([seat.ticket for seat in record.seats] + [waiting.ticket for waiting in record.queue])
         if (record.value is not None) + (record.error is not None) + record.died > 1:
             raise ValueError("two results of one turn")
         return record
@@ -223,14 +255,14 @@ class Fence:
 
 def _seat(row: Any) -> Seat:
     who, label, state = items(row)
-    if state not in (WAITS, WRITES, LEFT, DEAD):
+    if state not in (WAITS, WRITES, LEFT, DEAD, AWAY):
         raise ValueError("expected a seat's state")
-    return Seat(ticket(*items(who)), text(label), state)
+    return Seat(ticket(who), text(label), state)
 
 
 def _waiting(row: Any) -> Join:
-    who, label, parties, writer, _ = items(row)
-    return Join(ticket(*items(who)), text(label), integer(parties), text(writer))
+    who, label, parties, writer = items(row)
+    return Join(ticket(who), text(label), integer(parties), text(writer))
 
 
 FENCE = Fence()

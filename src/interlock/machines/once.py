@@ -4,8 +4,8 @@ A claim is a ticket in a row; its first ticket is the worker. If the worker aban
 next in the row becomes the worker, after a death with `recovered`. A published value or error stays until `Forget`,
 or, for an error, until a claim that asks to `retry`.
 
-Outcomes: ``yours`` with (attempt, recovered): do the work; ``waiting``; ``done`` with the value's
-text; ``failed`` with the error's text; ``refused`` (tried once); ``left``, ``gone``, ``forgotten``, ``limit``. Layer: a machine.
+Outcomes: ``yours`` with (attempt, recovered): do the work; ``waiting``; ``done`` with the value's text; ``failed`` with
+the error's text; ``refused`` (tried once); ``left``, ``gone``, ``forgotten``, ``limit``. Layer: a machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from typing import Any, NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
-from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, ticket
+from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, ticket
 
 LIMIT = 4096  # claims in one record
 LIMIT_BYTES = 256 * 1024  # of a value or error inside the record
@@ -26,7 +26,6 @@ class Claim(NamedTuple):
     ticket: Ticket
     retry: bool = False
     wait: bool = True
-    at: float = 0.0
 
 
 class Publish(NamedTuple):
@@ -34,7 +33,6 @@ class Publish(NamedTuple):
 
     ticket: Ticket
     value: str
-    at: float = 0.0
 
 
 class Fail(NamedTuple):
@@ -42,13 +40,10 @@ class Fail(NamedTuple):
 
     ticket: Ticket
     error: str
-    at: float = 0.0
 
 
 class Forget(NamedTuple):
     """Drop a published value or error; a running work goes on."""
-
-    at: float = 0.0
 
 
 class Record(NamedTuple):
@@ -105,9 +100,7 @@ def _drop(record: Record, kept: tuple[Ticket, ...], recovered: bool) -> tuple[Re
     if len(kept) == len(record.claims):
         return record, Outcome("gone")
     promoted = kept[:1] if kept[:1] != record.claims[:1] else ()
-    after = record._replace(
-        claims=kept, recovered=recovered, attempts=record.attempts + len(promoted)
-    )
+    after = record._replace(claims=kept, recovered=recovered, attempts=record.attempts + len(promoted))
     return after, Outcome("left", unpark=promoted)
 
 
@@ -161,12 +154,12 @@ class Once:
 
     def decode(self, line: str) -> Record:
         names = ("floor", "attempts", "recovered", "claims", "value", "error")
-        floor, attempts, recovered, claims, value, error = fields(json.loads(line), *names)
+        floor, attempts, recovered, claims, value, error = fields(parse(line), *names)
         record = Record(
             integer(floor),
             integer(attempts),
             boolean(recovered),
-            tuple(ticket(*items(who)) for who in items(claims)),
+            tuple(ticket(who) for who in items(claims)),
             optional_text(value),
             optional_text(error),
         )

@@ -5,8 +5,8 @@ Layer: an object.
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from interlock._script import Probe, Script, TimedOut, settle, submit
 from interlock.errors import BrokenBarrier
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from interlock.session import Session
 
 
-class Arrival(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Arrival:
     """One party's passage: `index` is its place among the parties (0 first), `generation` counts the passages."""
 
     index: int
@@ -52,11 +53,11 @@ class Barrier(Named):
 
     def abort(self, reason: str = "") -> None:
         """Break the barrier for everybody, now and until `reset`."""
-        self._run(submit(Abort(reason, time.time())))
+        self._run(submit(Abort(reason)))
 
     def reset(self) -> None:
         """Start afresh; parties that wait get `BrokenBarrier`."""
-        self._run(submit(Reset(time.time())))
+        self._run(submit(Reset()))
 
     @property
     def broken(self) -> bool:
@@ -73,7 +74,7 @@ class Barrier(Named):
         ticket = session.ticket()
         label = str(session.rank) if session.size > 1 else ""
         try:
-            outcome = yield from settle(Arrive(ticket, self.parties, label, time.time()), timeout)
+            outcome = yield from settle(Arrive(ticket, self.parties, label), timeout)
             if outcome.state in ("passed", "broken"):
                 yield from self._acknowledge(ticket)
         except TimedOut as late:

@@ -5,7 +5,6 @@ Layer: an object.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from interlock._script import Script, TimedOut, settle, submit
@@ -23,11 +22,11 @@ class Event(Named):
 
     def set(self) -> None:
         """Set the flag and let everybody go who waits for it."""
-        self._run(submit(Set(time.time())))
+        self._run(submit(Set()))
 
     def clear(self) -> None:
         """Clear the flag; who was let go stays let go."""
-        self._run(submit(Clear(time.time())))
+        self._run(submit(Clear()))
 
     def is_set(self) -> bool:
         """Whether the flag is set. Takes nothing."""
@@ -45,7 +44,7 @@ class Event(Named):
     def _wait(self, timeout: float | None) -> Script:
         ticket = self._session.ticket()
         try:
-            outcome = yield from settle(Wait(ticket, timeout != 0, time.time()), timeout)
+            outcome = yield from settle(Wait(ticket, timeout != 0), timeout)
         except TimedOut as late:
             return late.left is not None and late.left.state == "set"
         if outcome.state != "set":

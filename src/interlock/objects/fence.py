@@ -5,7 +5,6 @@ Layer: an object.
 
 from __future__ import annotations
 
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +30,7 @@ class Fence(Named):
 
     machine = FENCE
 
-    def __init__(
-        self, session: Session, name: str, *, writer: int | None = None, timeout: float | None = None
-    ) -> None:
+    def __init__(self, session: Session, name: str, *, writer: int | None = None, timeout: float | None = None) -> None:
         super().__init__(session, name)
         if writer is not None and not 0 <= writer < session.size:
             raise ValueError(f"writer is a rank from 0 to {session.size - 1}, not {writer!r}")
@@ -97,11 +94,11 @@ class Fence(Named):
 
     def _finish(self, ticket: Ticket, error: BaseException | None) -> Outcome:
         """Publish the writer's value or error; a party that was handed the turn too late to write fails it."""
-        op: Publish | Fail = Publish(ticket, self._shared, time.time())
+        op: Publish | Fail = Publish(ticket, self._shared)
         if error is not None:
             late = isinstance(error, _Leave)
             fault = OwnerDied(f"the writer of {self!r} died", name=self.name) if late else error
-            op = Fail(ticket, values.encode_error(fault), time.time())
+            op = Fail(ticket, values.encode_error(fault))
         outcome: Outcome = self._run(submit(op))
         if outcome.state not in ("done", "failed", "died"):
             raise self._refused(outcome)
@@ -118,7 +115,7 @@ class Fence(Named):
     def _join(self, ticket: Ticket) -> Join:
         session = self._session
         writer = "" if self.writer is None else str(self.writer)
-        return Join(ticket, str(session.rank), session.size, writer, time.time())
+        return Join(ticket, str(session.rank), session.size, writer)
 
     def _settle(self, ticket: Ticket) -> Script:
         try:

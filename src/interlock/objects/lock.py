@@ -13,7 +13,7 @@ from interlock._script import Abandon, Script, TimedOut, settle, submit
 from interlock.abc import Leave, Ticket
 from interlock.errors import AcquireTimeout, Deadlock, NotHeld, Unavailable
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire, Downgrade, Held
-from interlock.objects.named import Named, check_count, check_timeout
+from interlock.objects.named import Named, check_count, check_timeout, wall_ms
 
 if TYPE_CHECKING:
     from interlock.holder import Holder
@@ -31,7 +31,8 @@ class Grant:
     __slots__ = ("_depth", "_lock", "_owner", "_ticket", "recovered", "since", "token")
 
     def __init__(self, lock: Lock, ticket: Ticket, owner: int, held: Held) -> None:
-        self.token, self.recovered, self.since = held
+        self.token, self.recovered, since = held
+        self.since = since / 1000
         self._lock = lock
         self._ticket = ticket
         self._owner = owner
@@ -63,7 +64,13 @@ class Lock(Named):
     _permits = 0
 
     def __init__(
-        self, session: Session, name: str, *, timeout: float | None = None, reentrant: bool = False, shared: bool = False
+        self,
+        session: Session,
+        name: str,
+        *,
+        timeout: float | None = None,
+        reentrant: bool = False,
+        shared: bool = False,
     ) -> None:
         super().__init__(session, name)
         self.timeout = check_timeout(timeout)
@@ -148,7 +155,7 @@ class Lock(Named):
             if again is not None:
                 return again
         ticket = session.ticket()
-        request = Acquire(ticket, self._shared, self._permits, timeout != 0, time.time())
+        request = Acquire(ticket, self._shared, self._permits, timeout != 0, wall_ms())
         try:
             outcome = yield from settle(request, timeout)
         except TimedOut as late:
@@ -188,7 +195,7 @@ class Lock(Named):
         if grant._depth > 1:
             grant._depth -= 1
             return
-        op = Leave(grant._ticket, time.time())
+        op = Leave(grant._ticket, wall_ms())
         try:
             outcome = yield from submit(op)
         except Unavailable:
@@ -206,7 +213,7 @@ class Lock(Named):
             raise RuntimeError(f"{self!r} cannot be downgraded")
         if grant not in self._holds():
             raise NotHeld(f"{self!r} is not held by this grant any more", name=self.name, scope=self._session.url)
-        outcome = yield from submit(Downgrade(grant._ticket, time.time()))
+        outcome = yield from submit(Downgrade(grant._ticket, wall_ms()))
         if outcome.state != "granted":
             raise self._refused(outcome)
         grant._lock = RWLock(self._session, self.name).read()

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from interlock import machines
 from interlock._runners import Target, block
 from interlock._script import Report, Script, TimedOut, submit
 from interlock.abc import Leave, Liveness, Machine, Outcome, Ticket
@@ -22,6 +21,11 @@ if TYPE_CHECKING:
     from interlock.session import Session
 
 LONGEST_NAME = 1000
+
+
+def wall_ms() -> int:
+    """The wall clock in milliseconds, as records keep it."""
+    return time.time_ns() // 1_000_000
 
 
 def check_name(name: object) -> str:
@@ -85,7 +89,7 @@ class Named:
         return [holder for holder in found if holder is not None]
 
     def _acknowledge(self, ticket: Ticket) -> Script:
-        return submit(Leave(ticket, time.time()))
+        return submit(Leave(ticket))
 
     def _refused(self, outcome: Outcome) -> Exception:
         """The error for an outcome that no object expects in normal life."""

@@ -5,7 +5,6 @@ Layer: an object.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,23 +48,23 @@ class Once(Named):
         try:
             text = fitting(values.encode(fn()), self)
         except Exception as error:
-            self._run(submit(Fail(ticket, values.encode_error(error), time.time())))
+            self._run(submit(Fail(ticket, values.encode_error(error))))
             raise
         except BaseException:
-            self._run(submit(Leave(ticket, time.time(), "was interrupted")))
+            self._run(submit(Leave(ticket, why="was interrupted")))
             raise
-        published = self._run(submit(Publish(ticket, text, time.time())))
+        published = self._run(submit(Publish(ticket, text)))
         if published.state != "done":
             raise self._refused(published)
         return result_of(published)
 
     def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""
-        self._run(submit(Forget(time.time())))
+        self._run(submit(Forget()))
 
     def _claim(self) -> Script:
         ticket = self._session.ticket()
-        request = Claim(ticket, self.retry, self.timeout != 0, time.time())
+        request = Claim(ticket, self.retry, self.timeout != 0)
         try:
             outcome = yield from settle(request, self.timeout, again=request._replace(retry=False))
         except TimedOut as late:
@@ -83,7 +82,7 @@ def fitting(text: str, named: Named) -> str:
     """The text of a value, if it is small enough to live in a record."""
     if len(text) > LIMIT_BYTES:
         raise LimitExceeded(
-            f"the value of {named!r} takes {len(text)} bytes, more than {LIMIT_BYTES}: write a file and return its path",
+            f"the value of {named!r} has {len(text)} characters, over {LIMIT_BYTES}: write a file, return its path",
             name=named.name,
         )
     return text
@@ -94,5 +93,3 @@ def result_of(outcome: Outcome) -> Any:
     if outcome.state == "failed":
         raise values.decode_error(outcome.value)
     return values.decode(outcome.value)
-
-

@@ -10,7 +10,8 @@ replaces the header, which lies within one page and is copied in one piece. A wr
 old record; one killed after it leaves the new one; there is no third case. So a line that does not fit its checksum is
 never a half-finished write but damage, and is refused: `RecordInvalid`, nothing overwritten.
 
-Room for the next line is allocated together with each line, so a disk that fills up fails an acquire, never a release.
+Room for the lines that follow is allocated together with each line, and a release may use it up: a disk that fills up
+fails an acquire, never a release.
 Not guaranteed: nothing is synced, so a power failure may bring back an older record; its holders are gone by then.
 
 Layer: under `stores.file`, which holds the kernel lock around `read` and `write`.
@@ -51,7 +52,7 @@ def open_regular(name: str, flags: int, directory: int, mode: int = 0o600) -> in
 def header(version: int, at: int, line: bytes) -> bytes:
     """The header that makes `line`, at offset `at`, the current one."""
     crc = zlib.crc32(line, version & 0xFFFFFFFF)
-    return f"interlock {SCHEMA} v={version:012d} at={at:07d} len={len(line):07d} crc={crc:08x} \n".encode()
+    return b"interlock %d v=%012d at=%07d len=%07d crc=%08x \n" % (SCHEMA, version, at, len(line), crc)
 
 
 def locate(raw: bytes) -> tuple[int, int, int, int]:
@@ -133,12 +134,15 @@ class RecordFile:
         self._length, self._header = len(line), raw[:HEADER]
         return line
 
-    def write(self, line: bytes) -> None:
-        """Make `line` the current one. A failure before the header is replaced changes nothing."""
+    def write(self, line: bytes, *, spend: bool = False) -> None:
+        """Make `line` the current one. A failure before the header is replaced changes nothing.
+
+        Every write leaves room for later ones; `spend` lets this one use that room up if the disk gives no more.
+        """
         length = len(line)
         at = HEADER if HEADER + length <= self._at else self._at + self._length
-        if at + 2 * length + HEADER > self._room:
-            self._make_room(at + 2 * length + HEADER)
+        if at + 4 * length + HEADER > self._room:
+            self._make_room(at + length, at + 4 * length + HEADER, spend)
         version = self.version + 1
         head = header(version, at, line)
         if os.pwrite(self.fd, line, at) != length:
@@ -149,17 +153,22 @@ class RecordFile:
             raise OutcomeUnknown(f"the header of {self.path} may or may not be written: {error}") from error
         self.version, self._at, self._length, self._header = version, at, length, head
 
-    def _make_room(self, size: int) -> None:
-        if size > LIMIT_BYTES:
+    def _make_room(self, needed: int, wanted: int, spend: bool) -> None:
+        if wanted > LIMIT_BYTES:
             raise Unavailable(f"the record at {self.path} would be larger than {LIMIT_BYTES} bytes")
         have = os.fstat(self.fd).st_size
-        if have < size:
-            size = -(-size // PAGE) * PAGE
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.fd, 0, size)
-            else:
-                os.pwrite(self.fd, b"\0" * (size - have), have)
-        self._room = max(size, have)
+        if have < wanted:
+            wanted = -(-wanted // PAGE) * PAGE
+            try:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self.fd, 0, wanted)
+                else:
+                    os.pwrite(self.fd, b"\0" * (wanted - have), have)
+            except OSError:
+                if not spend or have < needed:
+                    raise
+                wanted = have
+        self._room = max(wanted, have)
 
     def forget(self) -> None:
         """Decode afresh next time."""

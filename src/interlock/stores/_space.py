@@ -2,7 +2,7 @@
 
 Layout::
 
-    settings.json     what the space is: schema and the kernel-lock primitive, pinned for every host; also the space's lock
+    settings.json     schema and kernel-lock primitive, pinned for every host; its own kernel lock is the space's lock
     floor             tokens given out by records that were removed since; new records start above it
     wake              wake-up words, mapped by every process of a host
     audit.log         one line for every forced action
@@ -142,7 +142,9 @@ class Space:
         fd = self.open("settings.json", os.O_RDWR, self.root)
         try:
             if not _kernel_lock.acquire(self.primitive, fd, deadline):
-                raise Unavailable(f"the space {self.path} was locked for the whole time by another process", path=self.path)
+                raise Unavailable(
+                    f"the space {self.path} was locked for the whole time by another process", path=self.path
+                )
             yield
         finally:
             os.close(fd)

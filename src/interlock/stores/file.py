@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 from zlib import crc32
 
-from interlock.abc import WAITING, Liveness, Machine, Outcome, Stored, Ticket
+from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Stored, Ticket
 from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
 from interlock.holder import Holder
 from interlock.stores import _futex, _kernel_lock, _mount
@@ -42,6 +42,7 @@ OPEN_FILES = 256  # record files kept open
 CHECK_S = 0.01  # how long a record file is trusted to be still the one at its path
 LEAP = 1 << 32  # tokens skipped when a record is lost and its last token with it
 RETIRED = b'{"kind":"retired"}\n'
+_GIVING_BACK = (Leave, Evict)  # what a full disk must not stop
 
 
 class FileStore:
@@ -84,6 +85,17 @@ class FileStore:
                     self._space = space
         return self._space
 
+    def _existing(self) -> Space | None:
+        """The space if there is one; looking at a scope that nobody has used finds nothing and makes nothing."""
+        if self._space is None:
+            try:
+                os.stat(os.path.join(self.path, "settings.json"), follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise unusable(self.path, error) from error
+        return self._opened(create=False)
+
     def _wake_words(self) -> _futex.Words | None:
         if not self._worded:
             self._words = self._opened().wake_words()
@@ -101,7 +113,9 @@ class FileStore:
                 if file.fd < 0:
                     self._files.pop(name, None)
                     continue
-                outcome = self._transact_locked(name, file, machine, op, deadline)
+                outcome = self._peek(name, file, machine, op) if self._seen else None
+                if outcome is None:
+                    outcome = self._transact_locked(name, file, machine, op, deadline)
             except OSError as error:
                 raise unusable(file.path, error) from error
             finally:
@@ -130,12 +144,10 @@ class FileStore:
             record = file.record if line is None else self._decoded(name, file, line, machine)
             after, outcome = machine.apply(record, op)
             if after is not record:
-                file.write(b"%b%b}\n" % (file.prefix, machine.encode(after).encode()))
+                line = b"%b%b}\n" % (file.prefix, machine.encode(after).encode())
+                file.write(line, spend=type(op) in _GIVING_BACK)
             file.record = after
-            if outcome.state == WAITING:
-                self._remember_word(op.ticket)
-            elif self._seen:
-                self._seen.pop(getattr(op, "ticket", None), None)  # type: ignore[arg-type]
+            self._note(op, outcome)
             return outcome
         except Damage as damage:
             self._drop(name, file)
@@ -146,6 +158,42 @@ class FileStore:
         finally:
             if file.fd >= 0:
                 self._unlock(fd)
+
+    def _peek(self, name: str, file: RecordFile, machine: Machine, op: Any) -> Outcome | None:
+        """The outcome of an op that changes nothing, from one consistent read; None if it takes a transaction.
+
+        Whoever asks again after a wake-up finds its answer written, and need not contend for the record.
+        """
+        ticket = getattr(op, "ticket", None)
+        if ticket not in self._seen:
+            return None
+        word = self._words.read(_slot(ticket)) if self._words is not None else 0
+        try:
+            line = file.read()
+            if line is not None:
+                if line == RETIRED:
+                    raise Damage("it was removed")
+                file.record = self._decoded(name, file, line, machine)
+        except Damage:
+            file.forget()  # a writer is at work, or worse: the transaction will tell
+            return None
+        if file.kind != machine.kind or time.monotonic() - file.checked > CHECK_S:
+            return None
+        after, outcome = machine.apply(file.record, op)
+        if after is not file.record:
+            return None
+        self._note(op, outcome, word)
+        return outcome
+
+    def _note(self, op: Any, outcome: Outcome, word: int | None = None) -> None:
+        """Remember the wake-up word of a ticket that waits, as it was before its record was read."""
+        if outcome.state == WAITING:
+            if word is None:
+                words = self._wake_words()
+                word = words.read(_slot(op.ticket)) if words is not None else 0
+            self._seen[op.ticket] = word
+        elif self._seen:
+            self._seen.pop(getattr(op, "ticket", None), None)  # type: ignore[arg-type]
 
     def _decoded(self, name: str, file: RecordFile, line: bytes, machine: Machine) -> Any:
         """The record in a line that this process sees for the first time."""
@@ -219,27 +267,22 @@ class FileStore:
 
     # -- park and unpark
 
-    def _remember_word(self, ticket: Ticket) -> None:
-        words = self._wake_words()
-        if words is not None:
-            self._seen[ticket] = words.read(_slot(ticket))
-
     def _unpark(self, ticket: Ticket) -> None:
         words = self._wake_words()
         if words is not None:
             words.wake(_slot(ticket))
 
     def park(self, ticket: Ticket, timeout: float) -> None:
-        seen = self._seen.pop(ticket, None)
+        seen = self._seen.get(ticket, 0)
         if timeout <= 0:
             return
         nap = REPOLL_S
-        if self._shared or seen is None:
+        if self._shared or self._words is None:
             nap = self._naps[ticket] = min(self._naps.pop(ticket, 0.002) * 1.5, SHARED_REPOLL_S)
             nap *= random.uniform(0.5, 1.0)
             if len(self._naps) > OPEN_FILES:
                 self._naps.clear()
-        if seen is None or self._words is None:
+        if self._words is None:
             time.sleep(min(timeout, nap))
         else:
             self._words.sleep(_slot(ticket), seen, min(timeout, nap))
@@ -274,8 +317,8 @@ class FileStore:
     def alive(self, session: str) -> Liveness:
         if session in self._mine:
             return Liveness("alive", "it is a session of this process", self._mine[session][1])
-        space = self._opened(create=False)
         try:
+            space = self._opened(create=False)
             fd = space.open(session, os.O_RDONLY, space.sessions)
         except (OSError, InterlockError) as error:
             return Liveness("unknown", f"its session file cannot be looked at ({error})")
@@ -292,8 +335,9 @@ class FileStore:
             os.close(fd)
 
     def sessions(self) -> Iterator[str]:
-        space = self._opened(create=False)
-        return iter(sorted(name for name in os.listdir(space.sessions) if not name.startswith(".")))
+        space = self._existing()
+        names = os.listdir(space.sessions) if space is not None else []
+        return iter(sorted(name for name in names if not name.startswith(".")))
 
     def forget_session(self, session: str) -> None:
         space = self._opened()
@@ -305,8 +349,8 @@ class FileStore:
     # -- looking and tidying
 
     def records(self, prefix: str = "") -> Iterator[Stored | RecordInvalid]:
-        space = self._opened(create=False)
-        for filed in sorted(os.listdir(space.records)):
+        space = self._existing()
+        for filed in sorted(os.listdir(space.records)) if space is not None else ():
             if not filed.startswith("."):
                 found = self._look(filed)
                 if isinstance(found, RecordInvalid) or (found is not None and found.name.startswith(prefix)):
@@ -319,7 +363,9 @@ class FileStore:
         return found
 
     def _look(self, filed: str) -> Stored | RecordInvalid | None:
-        space, path = self._opened(create=False), os.path.join(self.path, "records", filed)
+        space, path = self._existing(), os.path.join(self.path, "records", filed)
+        if space is None:
+            return None
         try:
             fd = space.open(filed, os.O_RDONLY, space.records)
         except FileNotFoundError:

@@ -1,0 +1,118 @@
+"""Real processes for tests: forked, killed, waited for, and never left behind.
+
+A forked child shares the tests' imports, so that a process costs a millisecond. It runs one function and ends with
+`os._exit`; it dies with its parent, so that a killed test run leaves nobody behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1
+_pids: set[int] = set()
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Run `work` in a child; its exit code is 0, or 1 after an exception, whose traceback goes to stderr."""
+    pid = os.fork()
+    if pid:
+        _pids.add(pid)
+        return pid
+    code = 1
+    try:
+        if _prctl is not None:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _pids.clear()
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL a child and collect it."""
+    os.kill(pid, signal.SIGKILL)
+    wait(pid)
+
+
+def wait(pid: int, timeout: float = 30.0) -> int:
+    """The exit code of a child, negative for a signal; a child that hangs is killed and fails the test."""
+    end, nap = time.monotonic() + timeout, 0.0002
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            _pids.discard(pid)
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            kill(pid)
+            raise AssertionError(f"process {pid} did not end within {timeout} s")
+        time.sleep(nap)
+        nap = min(nap * 1.5, 0.01)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[None]:
+    """Kill whatever children the block leaves behind."""
+    before = set(_pids)
+    try:
+        yield
+    finally:
+        for pid in _pids - before:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                kill(pid)
+
+
+def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait until a condition holds; fail if it does not come."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.0002)
+
+
+class Board:
+    """Numbers in memory shared with every child forked later: what a child writes here outlives its SIGKILL.
+
+    Each slot is one aligned word with one writer at a time, stored whole.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self._map = mmap.mmap(-1, max(slots * 8, mmap.PAGESIZE))
+        self._words = memoryview(self._map).cast("q")
+
+    def __getitem__(self, slot: int) -> int:
+        return self._words[slot]
+
+    def __setitem__(self, slot: int, value: int) -> None:
+        self._words[slot] = value
+
+
+class Log:
+    """An append-only log of fixed-size entries: each goes in with one `O_APPEND` write, in the order of the writes."""
+
+    _ENTRY = struct.Struct("=qqqdd")
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+    def add(self, kind: int, who: int, what: int = 0, began: float = 0.0, ended: float = 0.0) -> None:
+        """Append one entry."""
+        os.write(self._fd, self._ENTRY.pack(kind, who, what, began, ended))
+
+    def entries(self) -> list[tuple[int, int, int, float, float]]:
+        """Everything written so far."""
+        size = os.fstat(self._fd).st_size
+        return list(self._ENTRY.iter_unpack(os.pread(self._fd, size - size % self._ENTRY.size, 0)))
