@@ -1,7 +1,7 @@
 """Whether the sweep did what it had to, judged from the journal and the result files alone.
 
-A training is everything one run of ``train.py`` noted. It lasted at least from its first note to its last, and if it was
-cut short, until it was killed.
+A training is everything one run of ``train.py`` noted. It lasted at least from its first note to its last, and until it
+was killed if it was cut short.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def settle(request: Any, timeout: float | None, again: Any = None) -> Script:
     except BaseException as error:
         left = None
         if sent or not getattr(error, "definite", False):
-            left = yield from _take_back(request.ticket, f"was interrupted ({type(error).__name__})")
+            left = yield from leave(request.ticket, f"was interrupted ({type(error).__name__})")
         if isinstance(error, Unavailable) and deadline is not None:
             now, _ = yield NOW
             if now >= deadline:
@@ -166,7 +166,7 @@ def _wait(request: Any, outcome: Outcome, started: float, deadline: float | None
                     return outcome
             now, _ = yield NOW
             if outcome.state != WAITING or (deadline is not None and now >= deadline):
-                left = yield from _take_back(request.ticket, f"timed out after {now - started:.1f} s")
+                left = yield from leave(request.ticket, f"timed out after {now - started:.1f} s")
                 raise TimedOut(outcome, behind, now - started, left)
             if now >= report_at:
                 yield Report(outcome, behind, now - started)
@@ -195,12 +195,22 @@ def _earlier(deadline: float | None, other: float) -> float:
     return other if deadline is None else min(deadline, other)
 
 
-def _take_back(ticket: Ticket, why: str) -> Script:
+def leave(ticket: Ticket, why: str = "") -> Script:
     """Leave; if the record cannot be reached soon, have that done in the background and go on."""
     now, wall = yield NOW
     op = Leave(ticket, wall, why)
     try:
-        return (yield from submit(op, now + GRACE_S))
-    except (Unavailable, OutcomeUnknown, KeyboardInterrupt):
-        yield Abandon(op)
+        return (yield from conclude(op, now + GRACE_S))
+    except (Unavailable, OutcomeUnknown):
         return None
+
+
+def conclude(op: Any, deadline: float | None = None) -> Script:
+    """Submit an op that nobody will submit again: if it fails or is interrupted, the ticket leaves in the background."""
+    try:
+        return (yield from submit(op, deadline))
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        yield Abandon(Leave(op.ticket, op.at, f"was interrupted ({type(error).__name__})"))
+        raise

@@ -33,8 +33,7 @@ from interlock.session import Session, connect
 StrPath = str | os.PathLike[str]
 
 _MODES = ("w", "wb", "x", "xb")
-_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _LONGEST_STEM = 100  # bytes of a name that its temporary file repeats: it must fit where the name itself just fits
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _STALE_READS = 5  # how often a read starts again because the server has dropped the file it had opened
@@ -64,26 +63,32 @@ def atomic_write(
         raise ValueError(f"mode is one of {', '.join(_MODES)}, not {mode!r}")
     if "b" not in mode:
         encoding = encoding or "utf-8"
-    return _replacement(os.fsdecode(path), mode, sync, encoding, newline)
+    return _opened(os.fsdecode(path), mode, sync, encoding, newline)
 
 
 @contextmanager
-def _replacement(
-    path: str, mode: str, sync: bool, encoding: str | None = None, newline: str | None = None
-) -> Iterator[IO[Any]]:
+def _opened(path: str, mode: str, sync: bool, encoding: str | None, newline: str | None) -> Iterator[IO[Any]]:
     exclusive = mode[0] == "x"
-    target = _target(path, follow=not exclusive)
+    with (
+        _draft(_target(path, follow=not exclusive), sync, exclusive) as fd,
+        # The descriptor outlives the file object, so that the block may close its file.
+        open(fd, mode.replace("x", "w"), encoding=encoding, newline=newline, closefd=False) as file,
+    ):
+        yield file
+
+
+@contextmanager
+def _draft(target: str, sync: bool, exclusive: bool = False) -> Iterator[int]:
+    """The descriptor of a temporary file that takes the place of `target` when the block ends."""
     old = _regular(target)
     if exclusive and os.path.lexists(target):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     temporary = _temporary(target)
     try:
         # A new file gets its mode from the kernel, which knows the umask; a replacement is private until it is whole.
-        fd = os.open(temporary, _FRESH | _BINARY, 0o666 if old is None else 0o600)
+        fd = os.open(temporary, _FRESH, 0o666 if old is None else 0o600)
         try:
-            # The descriptor outlives the file object, so that the block may close its file.
-            with open(fd, mode.replace("x", "w"), encoding=encoding, newline=newline, closefd=False) as file:
-                yield file
+            yield fd
             if old is not None:
                 _inherit(fd, old)
             if sync:
@@ -97,7 +102,7 @@ def _replacement(
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            _name(error, temporary, path)
+            _name(error, temporary, target)
         raise
 
 
@@ -165,10 +170,16 @@ def _sync_directory(target: str) -> None:
         os.close(fd)
 
 
-def _name(error: OSError, temporary: str, path: str) -> None:
+def _name(error: OSError, temporary: str, target: str) -> None:
     """Let an error speak of the file people know: not of its temporary file, and not, as a full disk does, of none."""
     if error.filename == temporary or (error.filename is None and error.errno in _DISK):
-        error.filename = path
+        error.filename = target
+
+
+def _write(fd: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 # -- JsonFile
@@ -222,7 +233,7 @@ class JsonFile:
         """
         target, content = _target(self.path), self._encode(data)
         with _guard(target, self.timeout, self.scope):
-            self._store(target, content)
+            self._replace(target, content)
 
     def update(self, fn: Callable[[Any], Any], default: Any = ...) -> Any:
         """Read, change and write the document with nobody else's write in between.
@@ -243,15 +254,15 @@ class JsonFile:
             data = fn(_load(target, default))
             if data is None:
                 raise TypeError(f"the function that updates {self.path} returned None; it must return the document")
-            self._store(target, self._encode(data))
+            self._replace(target, self._encode(data))
         return data
 
     def _encode(self, data: Any) -> bytes:
         return json.dumps(data, indent=self.indent).encode() + b"\n"
 
-    def _store(self, target: str, content: bytes) -> None:
-        with _replacement(target, "wb", self.sync) as file:
-            file.write(content)
+    def _replace(self, target: str, content: bytes) -> None:
+        with _draft(target, self.sync) as fd:
+            _write(fd, content)
 
 
 def _load(path: str, default: Any) -> Any:
@@ -320,8 +331,8 @@ def fenced_replace(
             )
         _settle(origin, sync)
         if token > newest:  # before the rename: a crash in between refuses too much, never too little
-            with _replacement(record, "wb", sync) as file:
-                file.write(b"%d\n" % token)
+            with _draft(record, sync) as fd:
+                _write(fd, b"%d\n" % token)
         os.replace(origin, target)
         if sync:
             _sync_directory(target)

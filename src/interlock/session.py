@@ -9,6 +9,8 @@ Layer: above the objects.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import itertools
 import os
 import threading
@@ -18,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from interlock.abc import Store, Ticket
-from interlock.errors import SessionLost
+from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
 from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
 from interlock.stores import open_store
@@ -95,7 +97,8 @@ class Session:
         for grants in list(self._holds.values()):
             for grant in list(grants):
                 grant._depth = 1
-                grant.release()
+                with contextlib.suppress(NotHeld, SessionLost):
+                    grant.release()
         with self._opening:
             self._closed = True
             if self._id is not None:
@@ -207,6 +210,16 @@ def _place(rank: int | None, size: int | None) -> tuple[int, int]:
 
 def _rejoin(url: str, options: dict[str, Any], key: str) -> Session:
     return _known.get(key) or Session(url, **options, key=key)
+
+
+@atexit.register
+def _end_idle_sessions() -> None:
+    """A process that ends in order leaves no session file behind, unless it holds something: then its successor is
+    told `recovered`, as after any other death."""
+    for session in list(_known.values()):
+        if not session._holds:
+            with contextlib.suppress(InterlockError):
+                session.close()
 
 
 def _own_nothing_in_child() -> None:

@@ -69,12 +69,11 @@ def test_a_writer_is_not_starved_by_readers(connect: Connect, background: Backgr
 def test_readers_are_not_starved_by_writers(connect: Connect, background: Background) -> None:
     """Readers that wait between two writers come in together before the second writer."""
     first, second, readers = connect(), connect(), [connect() for _ in range(3)]
-    inside = interlock_of = first.barrier("all readers", 3)
     grant = first.rwlock("a").write().acquire()
 
     def read(session: interlock.Session) -> None:
         with session.rwlock("a").read():
-            session.barrier(interlock_of.name, inside.parties).wait(10)
+            session.barrier("all readers are inside", 3).wait(10)
             assert session.rwlock("a").write().waiters()
 
     threads = []

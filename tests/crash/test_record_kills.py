@@ -36,16 +36,17 @@ class Writer:
         self.permits = self.session.semaphore("permits", PERMITS)
 
     def run(self) -> None:
-        steps: list[Callable[[], None]] = [self.take_lock] * 4 + [self.take_permits, self.crowd, self.compute]
+        steps: list[Callable[[], None]] = [self.take_lock] * 10 + [self.take_permits, self.crowd, self.compute]
+        self.board[READY] = len(self.session.id)
         while True:
             self.random.choice(steps)()
-            self.board[READY] = 1
 
     def take_lock(self) -> None:
         self.board[PHASE] = TAKING
         grant = self.lock.acquire()
         self.board[TOKEN] = grant.token
         self.board[PHASE] = HOLDING
+        assert self.lock.locked()
         self.board[PHASE] = GIVING
         grant.release()
         self.board[PHASE] = FREE
@@ -77,6 +78,7 @@ class Witness:
     def __init__(self, url: str) -> None:
         self.session = interlock.connect(url)
         self.seen: dict[str, tuple[int, int]] = {}
+        self.taken = 0
         self.lock = self.session.lock("lock")
         self.permits = self.session.semaphore("permits", PERMITS)
 
@@ -101,15 +103,21 @@ class Witness:
             assert held
         if board[PHASE] == FREE:
             assert not held
-        grant = self.lock.acquire(timeout=5)
+        grant = self.take(self.lock)
         assert grant.recovered == held
         assert grant.token > board[TOKEN]
         grant.release()
-        for permit in [self.permits.acquire(timeout=5) for _ in range(PERMITS)]:
+        for permit in [self.take(self.permits) for _ in range(PERMITS)]:
             permit.release()
-        crowd = self.session.lock("crowd").acquire(timeout=5)
-        crowd.release()
+        self.take(self.session.lock("crowd")).release()
         return held
+
+    def take(self, lock: interlock.Lock) -> interlock.Grant:
+        """Trying once is enough where all holders are proved dead; now and then wait for it as well."""
+        self.taken += 1
+        grant = lock.acquire(timeout=5) if self.taken % 150 == 0 else lock.try_acquire()
+        assert grant is not None
+        return grant
 
 
 def kills(url: str, count: int, seed: int) -> int:

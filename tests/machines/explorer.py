@@ -114,12 +114,13 @@ class Model:
         """The model's memory after a crash."""
         return state.memo
 
-    def told(self, state: State, who: int, outcome: Outcome) -> Any:
-        """The model's memory after an answer was heard."""
-        return state.memo
+    def stepped(self, memo: Any, step: Step) -> Any:
+        """The model's memory after a step of the machine, whether or not its answer is heard."""
+        return memo
 
-    def stepped(self, state: State, step: Step) -> None:
-        """Check one step of the machine against the model's memory."""
+    def told(self, memo: Any, state: State, who: int, outcome: Outcome) -> Any:
+        """The model's memory after an answer was heard."""
+        return memo
 
     def check(self, state: State) -> None:
         """Check what the parties believe."""
@@ -145,8 +146,12 @@ class Model:
     def ticket(self, state: State, who: int) -> Ticket:
         return Ticket(name(who), state.parties[who].serial)
 
+    def known(self, state: State, who: int) -> bool:
+        """Whether the others could know of the party, so that its death need not be waited for."""
+        return True
+
     def begun(self, state: State, who: int) -> bool:
-        """Whether the machine has heard of the party."""
+        """Whether the party has come into the record."""
         party = state.parties[who]
         if party.step or party.phase != "ask":
             return True
@@ -213,26 +218,27 @@ class Explorer:
             yield from self._deliveries(state, who, party)
             yield from self._troubles(state, who, party)
         if state.ghost is not None:
-            step = self._apply(state, state.ghost)
-            yield f"the ghost delivers {state.ghost}", False, state._replace(record=step.after, ghost=None)
+            step, memo = self._apply(state, state.ghost)
+            after = state._replace(record=step.after, ghost=None, memo=memo)
+            yield f"the ghost delivers {state.ghost}", False, after
 
     def _deliveries(self, state: State, who: int, party: Party) -> Iterator[tuple[str, bool, State]]:
-        record, parties, ghost, faults, memo = state
-        step = self._apply(state, party.op)
+        record, parties, ghost, faults, _ = state
+        step, memo = self._apply(state, party.op)
         wrote = step.after is not record
         if wrote or (self.model.leaves_always_write and isinstance(party.op, Leave | Evict)):
             ghost = None
         heard = self._hear(state, who, step.outcome)
-        memo = self.model.told(state, who, step.outcome)
+        aware = self.model.told(memo, state, who, step.outcome)
         yield (
             f"{name(who)} submits {party.op}: {step.outcome.state}",
             True,
-            State(step.after, _put(parties, who, heard), ghost, faults, memo),
+            State(step.after, _put(parties, who, heard), ghost, faults, aware),
         )
         if wrote and faults.lose and party.phase not in self.model.certain:
             deaf = _put(parties, who, _unsure(party))
             fewer = faults._replace(lose=faults.lose - 1)
-            yield f"{name(who)} submits {party.op}: answer lost", False, State(step.after, deaf, ghost, fewer, state.memo)
+            yield f"{name(who)} submits {party.op}: answer lost", False, State(step.after, deaf, ghost, fewer, memo)
 
     def _troubles(self, state: State, who: int, party: Party) -> Iterator[tuple[str, bool, State]]:
         record, parties, ghost, faults, memo = state
@@ -244,19 +250,18 @@ class Explorer:
             fewer = faults._replace(expire=faults.expire - 1)
             leaving = _put(parties, who, give_up(party, self.model.ticket(state, who)))
             yield f"{name(who)}'s time is over", False, State(record, leaving, ghost, fewer, memo)
-        if faults.crash and who in self.model.mortal and self.model.begun(state, who):
+        if faults.crash and who in self.model.mortal and self.model.known(state, who):
             fewer = faults._replace(crash=faults.crash - 1)
             dead = _put(parties, who, party._replace(phase="dead", op=None))
             yield f"{name(who)} crashes", False, State(record, dead, ghost, fewer, self.model.crashed(state, who))
 
-    def _apply(self, state: State, op: Any) -> Step:
+    def _apply(self, state: State, op: Any) -> tuple[Step, Any]:
         key = (state.record, type(op), op)  # tuples of two types can be equal
         step = self._steps.get(key)
         if step is None:
             model = self.model
             step = self._steps[key] = examine(model.module, model.machine, state.record, op, model.requests)
-        self.model.stepped(state, step)
-        return step
+        return step, self.model.stepped(state.memo, step)
 
     def _hear(self, state: State, who: int, outcome: Outcome) -> Party:
         """The party after an answer, as `settle` goes on after it."""

@@ -56,10 +56,10 @@ class Admission(Model):
     def crashed(self, state: State, who: int) -> Any:
         return state.memo or (state.parties[who].phase == "hold" and self._guards(state, who))
 
-    def told(self, state: State, who: int, outcome: Outcome) -> Any:
+    def told(self, memo: Any, state: State, who: int, outcome: Outcome) -> Any:
         if outcome.state != "granted" or state.parties[who].phase != "ask":
-            return state.memo
-        return state.memo and not (outcome.value.recovered and self._guards(state, who))
+            return memo
+        return memo and not (outcome.value.recovered and self._guards(state, who))
 
     def _guards(self, state: State, who: int) -> bool:
         """Whether what the party holds or asks for lets it change what is guarded."""
@@ -119,9 +119,13 @@ class Barrier(Model):
         waits = self.ticket(state, who) in [party.ticket for party in state.record.arrivals]
         return self.ticket(state, who) if filling and waits else state.memo
 
-    def stepped(self, state: State, step: Step) -> None:
+    def stepped(self, memo: Any, step: Step) -> Any:
         passed = [notice.ticket for notice in step.after.notices if notice.broken is None]
-        need(state.memo not in passed, "whoever died waiting never counts as arrived")
+        need(memo not in passed, "whoever died waiting never counts as arrived")
+        return memo
+
+    def known(self, state: State, who: int) -> bool:
+        return state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
         for meeting in range(self.rounds):
@@ -209,8 +213,8 @@ class Once(Model):
     def crashed(self, state: State, who: int) -> Any:
         return state.parties[who].phase == "hold"
 
-    def told(self, state: State, who: int, outcome: Outcome) -> Any:
-        return state.memo and outcome.state not in ("done", "failed")
+    def stepped(self, memo: Any, step: Step) -> Any:
+        return memo and step.after.value is None and step.after.error is None
 
     def check(self, state: State) -> None:
         need(sum(party.phase == "hold" for party in state.parties) <= 1, "one works at a time")
@@ -268,8 +272,11 @@ class Fence(Model):
     def crashed(self, state: State, who: int) -> Any:
         return state.parties[who].phase == "hold"
 
-    def told(self, state: State, who: int, outcome: Outcome) -> Any:
-        return state.memo and outcome.state not in ("done", "failed", "died")
+    def stepped(self, memo: Any, step: Step) -> Any:
+        return memo and step.after.value is None
+
+    def known(self, state: State, who: int) -> bool:
+        return state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
         need(sum(party.phase == "hold" for party in state.parties) <= 1, "one writes at a time")

@@ -10,7 +10,9 @@ A record collects the arrivals of one generation. The rules:
 - a waiting party that leaves, an `Abort` or the death of a party breaks the barrier for all; it stays broken until
   `Reset`;
 - the parties of the last generation are remembered as members, so that one which dies before it arrives is missed
-  by name; whoever arrives under a member's label takes its place.
+  by name; whoever arrives under a member's label takes its place;
+- a dead member breaks the barrier for members that come back. Until one does it only counts as lost: parties that are
+  all new, the next run of a program, need not care who died in the last one.
 
 Outcomes: ``waiting``, ``passed`` with (place, generation), ``broken`` with a `Broken`, ``gone``, ``left`` (evicted),
 ``reset``, ``mismatch`` with the record's parties, ``limit``. Layer: a machine.
@@ -76,13 +78,14 @@ class Notice(NamedTuple):
 
 
 class Record(NamedTuple):
-    """`floor` is carried for the store alone: a barrier gives out no tokens."""
+    """`lost` are members that died; `floor` is carried for the store alone: a barrier gives out no tokens."""
 
     floor: int = 0
     parties: int = 0
     generation: int = 0
     arrivals: tuple[Party, ...] = ()
     members: tuple[Party, ...] = ()
+    lost: tuple[Party, ...] = ()
     broken: Broken | None = None
     notices: tuple[Notice, ...] = ()
 
@@ -99,20 +102,37 @@ def _arrive(record: Record, op: Arrive) -> tuple[Record, Outcome]:
     if record.parties != op.parties:
         if record.arrivals:
             return record, Outcome("mismatch", record.parties)
-        record = record._replace(parties=op.parties, members=())
+        record = record._replace(parties=op.parties, members=(), lost=())
     if len(record.arrivals) >= record.parties:
         # The generation is full and about to be completed; its watchers go first, this party asks again.
         return record, Outcome(WAITING, watch=_sessions(record.arrivals))
     if len(record.arrivals) + len(record.notices) >= LIMIT:
         return record, Outcome("limit", LIMIT, watch=tuple(notice.ticket.session for notice in record.notices))
     party = Party(op.ticket, op.label)
-    members = tuple(other for other in record.members if not _same(other, party))
-    record = record._replace(arrivals=(*record.arrivals, party), members=members)
-    return record, _standing(record, len(record.arrivals) - 1)
+    arrived = record._replace(
+        arrivals=(*record.arrivals, party),
+        members=tuple(member for member in record.members if not _replaces(party, member)),
+        lost=tuple(member for member in record.lost if not _replaces(party, member)),
+    )
+    if arrived.lost and _returned(arrived):
+        after, woken = _break(arrived, _death(arrived.lost, "before it arrived", ""))
+        return after, Outcome("broken", after.broken, unpark=tuple(who for who in woken if who != op.ticket))
+    return arrived, _standing(arrived, len(record.arrivals))
 
 
-def _same(member: Party, party: Party) -> bool:
-    return member.ticket.session == party.ticket.session or (member.label != "" and member.label == party.label)
+def _replaces(party: Party, member: Party) -> bool:
+    return party.label != "" and party.label == member.label and party.ticket.session != member.ticket.session
+
+
+def _returned(record: Record) -> bool:
+    """Whether a party of the last generation has arrived again."""
+    return not {party.ticket.session for party in record.arrivals}.isdisjoint(_sessions(record.members))
+
+
+def _expected(record: Record) -> tuple[Party, ...]:
+    """The members that have not arrived yet."""
+    arrived = _sessions(record.arrivals)
+    return tuple(member for member in record.members if member.ticket.session not in arrived)
 
 
 def _sessions(parties: tuple[Party, ...]) -> tuple[str, ...]:
@@ -127,7 +147,7 @@ def _standing(record: Record, index: int) -> Outcome:
         return Outcome(WAITING, watch=others, then=Complete(mine, record.generation))
     watch = {record.arrivals[index - 1].ticket.session}
     if index == 0:
-        watch.update(_sessions(record.members))
+        watch.update(_sessions(_expected(record)))
     watch.discard(mine.session)
     return Outcome(WAITING, watch=tuple(sorted(watch)), position=record.parties - len(record.arrivals))
 
@@ -152,6 +172,7 @@ def _complete(record: Record, op: Complete) -> tuple[Record, Outcome]:
         generation=record.generation + 1,
         arrivals=(),
         members=record.arrivals,
+        lost=(),
         notices=record.notices + passed,
     )
     woken = tuple(who for who in tickets if who != op.ticket)
@@ -161,14 +182,15 @@ def _complete(record: Record, op: Complete) -> tuple[Record, Outcome]:
 def _break(record: Record, broken: Broken) -> tuple[Record, tuple[Ticket, ...]]:
     """Break the barrier and let everybody who waits go with a notice."""
     notices = tuple(Notice(party.ticket, 0, record.generation, broken) for party in record.arrivals)
-    after = record._replace(arrivals=(), members=(), broken=broken, notices=record.notices + notices)
+    after = record._replace(arrivals=(), members=(), lost=(), broken=broken, notices=record.notices + notices)
     return after, tuple(party.ticket for party in record.arrivals)
 
 
-def _absent(record: Record) -> tuple[tuple[str, str], ...]:
+def absent(record: Record) -> tuple[tuple[str, str], ...]:
     """Who has not arrived: the last generation's other members, else the ranks that nobody answers to."""
-    if record.members:
-        return tuple((member.ticket.session, member.label) for member in record.members)
+    expected = _expected(record) + record.lost
+    if expected:
+        return tuple((member.ticket.session, member.label) for member in expected)
     labels = {party.label for party in record.arrivals}
     if labels <= {str(rank) for rank in range(record.parties)}:
         return tuple(("", str(rank)) for rank in range(record.parties) if str(rank) not in labels)
@@ -185,37 +207,43 @@ def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
         return record, Outcome("gone")
     who = f"rank {leaver[0].label}" if leaver[0].label else "a party"
     count = f"{len(record.arrivals)} of {record.parties} had arrived"
-    broken = Broken(f"{who} {op.why or 'left'}: {count}", _absent(record))
+    broken = Broken(f"{who} {op.why or 'left'}: {count}", absent(record))
     others = tuple([party for party in record.arrivals if party.ticket != op.ticket])
     after, woken = _break(record._replace(arrivals=others), broken)
     return after, Outcome("broken", broken, unpark=woken)
 
 
 def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
-    dead = [party for party in record.arrivals + record.members if party.ticket.session == op.session]
-    notices = tuple([notice for notice in record.notices if notice.ticket.session != op.session])
-    arrivals = tuple([party for party in record.arrivals if party.ticket.session != op.session])
-    members = tuple([party for party in record.members if party.ticket.session != op.session])
-    rest = record._replace(arrivals=arrivals, members=members, notices=notices)
-    if rest == record:
+    waited = tuple(party for party in record.arrivals if party.ticket.session == op.session)
+    absent = tuple(party for party in record.members if party.ticket.session == op.session)
+    notices = tuple(notice for notice in record.notices if notice.ticket.session != op.session)
+    if not waited and not absent and notices == record.notices:
         return record, Outcome("gone")
-    if not dead or not record.arrivals:
-        return rest, Outcome("left")
-    died = "while waiting" if len(arrivals) < len(record.arrivals) else "before it arrived"
-    missing = tuple(dict.fromkeys((party.ticket.session, party.label) for party in dead))
-    after, woken = _break(rest, Broken(f"a party died {died}" + (f": {op.why}" if op.why else ""), missing))
+    rest = record._replace(
+        arrivals=tuple(party for party in record.arrivals if party not in waited),
+        members=tuple(party for party in record.members if party not in absent),
+        notices=notices,
+    )
+    if not waited and not (absent and _returned(rest)):
+        return rest._replace(lost=rest.lost + absent), Outcome("left")
+    after, woken = _break(rest, _death(waited or absent, "while waiting" if waited else "before it arrived", op.why))
     return after, Outcome("left", unpark=woken)
+
+
+def _death(parties: tuple[Party, ...], when: str, why: str) -> Broken:
+    missing = tuple(dict.fromkeys((party.ticket.session, party.label) for party in parties))
+    return Broken(f"a party died {when}" + (f": {why}" if why else ""), missing)
 
 
 def _abort(record: Record, op: Abort) -> tuple[Record, Outcome]:
     if record.broken is not None:
         return record, Outcome("broken", record.broken)
-    after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted", _absent(record)))
+    after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted", absent(record)))
     return after, Outcome("broken", after.broken, unpark=woken)
 
 
 def _reset(record: Record, op: Reset) -> tuple[Record, Outcome]:
-    if not record.arrivals and record.broken is None and not record.members:
+    if not (record.arrivals or record.members or record.lost or record.broken):
         return record, Outcome("reset")
     after, woken = _break(record, Broken("the barrier was reset"))
     return after._replace(broken=None, generation=record.generation + 1), Outcome("reset", unpark=woken)
@@ -254,14 +282,15 @@ class Barrier:
         return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
-        names = ("floor", "parties", "generation", "arrivals", "members", "broken", "notices")
-        floor, parties, generation, arrivals, members, broken, notices = fields(parse(line), *names)
+        names = ("floor", "parties", "generation", "arrivals", "members", "lost", "broken", "notices")
+        floor, parties, generation, arrivals, members, lost, broken, notices = fields(parse(line), *names)
         record = Record(
             integer(floor),
             integer(parties),
             integer(generation),
             tuple(_party(row) for row in items(arrivals)),
             tuple(_party(row) for row in items(members)),
+            tuple(_party(row) for row in items(lost)),
             _broken(broken),
             tuple(_notice(row) for row in items(notices)),
         )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interlock._script import Probe, Script, TimedOut, settle, submit
+from interlock._script import Probe, Script, TimedOut, leave, settle, submit
+from interlock.abc import Outcome
 from interlock.errors import BrokenBarrier
-from interlock.machines.barrier import BARRIER, Abort, Arrive, Broken, Reset
+from interlock.machines.barrier import BARRIER, Abort, Arrive, Broken, Reset, absent
 from interlock.objects.named import Named, check_count, check_timeout
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Barrier(Named):
         try:
             outcome = yield from settle(Arrive(ticket, self.parties, label), timeout)
             if outcome.state in ("passed", "broken"):
-                yield from self._acknowledge(ticket)
+                yield from leave(ticket)
         except TimedOut as late:
             if late.left is None or late.left.state not in ("passed", "broken"):
                 raise self._timed_out(late) from None
@@ -86,6 +87,12 @@ class Barrier(Named):
         if outcome.state != "broken":
             raise self._refused(outcome)
         raise (yield from self._explain(outcome.value))
+
+    def _situation(self, outcome: Outcome) -> tuple[str, tuple[Holder, ...]]:
+        record = self._record()
+        missing = [f"rank {label}" if label else f"session {who}" for who, label in absent(record)]
+        text = f"{len(record.arrivals)} of {record.parties} parties have arrived"
+        return text + (f"; missing: {', '.join(missing)}" if missing else ""), ()
 
     def _explain(self, broken: Broken) -> Script:
         missing: list[Holder | int] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interlock._script import Script, TimedOut, settle, submit
+from interlock._script import Script, TimedOut, leave, settle, submit
 from interlock.machines.event import EVENT, Clear, Set, Wait
 from interlock.objects.named import Named, check_timeout
 
@@ -49,5 +49,5 @@ class Event(Named):
             return late.left is not None and late.left.state == "set"
         if outcome.state != "set":
             raise self._refused(outcome)
-        yield from self._acknowledge(ticket)
+        yield from leave(ticket)
         return True

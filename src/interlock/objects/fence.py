@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from interlock import values
-from interlock._script import Script, TimedOut, settle, submit
+from interlock._script import Script, TimedOut, conclude, leave, settle
 from interlock.abc import Outcome, Ticket
 from interlock.errors import NotHeld, OwnerDied
 from interlock.machines.fence import FENCE, Join
@@ -44,12 +44,7 @@ class Fence(Named):
         return _rebuild, (self._session, self.name, self.writer, self.timeout)
 
     def __enter__(self) -> Fence:
-        self._ticket = self._session.ticket()
-        self._outcome = None
-        self._shared = "null"
-        outcome = self._run(submit(self._join(self._ticket)))
-        if outcome.state in ("mismatch", "limit"):
-            raise self._refused(outcome)
+        self._run(self._begin())
         return self
 
     def guard(self) -> None:
@@ -57,10 +52,7 @@ class Fence(Named):
 
         If the writer dies, and was not asked for by rank, one of those waiting becomes the writer and goes on.
         """
-        if self._ticket is None:
-            raise NotHeld(f"{self!r} is guarded inside its block only", name=self.name)
-        if self._turn(self._ticket).state != "yours":
-            raise _Leave
+        self._run(self._guard())
 
     def share(self, value: Any) -> None:
         """Give the value to everybody, when the block ends. For the writer alone; the last call counts."""
@@ -77,13 +69,35 @@ class Fence(Named):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        return bool(self._run(self._end(error)))
+
+    # -- the scripts behind it
+
+    def _begin(self) -> Script:
+        self._outcome = None
+        self._shared = "null"
+        ticket = self._session.ticket()
+        outcome = yield from conclude(self._join(ticket))
+        if outcome.state in ("mismatch", "limit"):
+            raise self._refused(outcome)
+        self._ticket = ticket
+
+    def _guard(self) -> Script:
+        if self._ticket is None:
+            raise NotHeld(f"{self!r} is guarded inside its block only", name=self.name)
+        outcome = yield from self._turn(self._ticket)
+        if outcome.state != "yours":
+            raise _Leave
+
+    def _end(self, error: BaseException | None) -> Script:
+        """Finish the turn; returns whether the block's error was only the way out of `guard`."""
         ticket = self._ticket
         if ticket is None:
             return False
-        outcome = self._turn(ticket)
+        outcome = yield from self._turn(ticket)
         if outcome.state == "yours":
-            outcome = self._outcome = self._finish(ticket, error)
-        self._run(self._acknowledge(ticket))
+            outcome = self._outcome = yield from self._finish(ticket, error)
+        yield from leave(ticket)
         if error is not None and not isinstance(error, _Leave):
             return False
         if outcome.state == "died":
@@ -92,23 +106,23 @@ class Fence(Named):
             raise values.decode_error(outcome.value)
         return True
 
-    def _finish(self, ticket: Ticket, error: BaseException | None) -> Outcome:
+    def _finish(self, ticket: Ticket, error: BaseException | None) -> Script:
         """Publish the writer's value or error; a party that was handed the turn too late to write fails it."""
         op: Publish | Fail = Publish(ticket, self._shared)
         if error is not None:
             late = isinstance(error, _Leave)
             fault = OwnerDied(f"the writer of {self!r} died", name=self.name) if late else error
             op = Fail(ticket, values.encode_error(fault))
-        outcome: Outcome = self._run(submit(op))
+        outcome = yield from conclude(op)
         if outcome.state not in ("done", "failed", "died"):
             raise self._refused(outcome)
         return outcome
 
-    def _turn(self, ticket: Ticket) -> Outcome:
+    def _turn(self, ticket: Ticket) -> Script:
         """Wait for this party's part in the turn: to write, or to be told the result. A failed wait leaves the turn."""
         if self._outcome is None:
             self._ticket = None
-            self._outcome = self._run(self._settle(ticket))
+            self._outcome = yield from self._settle(ticket)
             self._ticket = ticket
         return self._outcome
 

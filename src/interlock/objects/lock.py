@@ -136,6 +136,9 @@ class Lock(Named):
 
     # -- the scripts behind it
 
+    def _holding(self, record: Any) -> dict[str, int]:
+        return {entry.ticket.session: entry.since for entry in record.entries if entry.token}
+
     def _holds(self) -> list[Grant]:
         return self._session.holds(self.name)
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from interlock._runners import Target, block
-from interlock._script import Report, Script, TimedOut, submit
-from interlock.abc import Leave, Liveness, Machine, Outcome, Ticket
-from interlock.errors import AcquireTimeout, InvalidName, LimitExceeded, Mismatch, SessionLost
+from interlock._script import Report, Script, TimedOut
+from interlock.abc import Liveness, Machine, Outcome
+from interlock.errors import AcquireTimeout, InterlockError, InvalidName, LimitExceeded, Mismatch, SessionLost
 from interlock.holder import span
 
 if TYPE_CHECKING:
@@ -88,9 +87,6 @@ class Named:
         found = (self._session.store.alive(session).holder for session in dict.fromkeys(sessions))
         return [holder for holder in found if holder is not None]
 
-    def _acknowledge(self, ticket: Ticket) -> Script:
-        return submit(Leave(ticket))
-
     def _refused(self, outcome: Outcome) -> Exception:
         """The error for an outcome that no object expects in normal life."""
         where = {"name": self.name, "scope": self._session.url}
@@ -101,35 +97,50 @@ class Named:
         return SessionLost(f"{self!r}: what was held is gone: evicted, broken or removed by somebody else", **where)
 
     def _words(self, report: Report) -> str:
-        waited = span(report.waited)
-        return f"waiting for {self!r} for {waited}{_behind(report.outcome, report.behind)}"
+        situation, _ = self._situation(report.outcome)
+        return f"waiting for {self!r} for {span(report.waited)}: {situation}"
 
     def _timed_out(self, late: TimedOut) -> AcquireTimeout:
         """The time-out in a person's words: who has it, since when, how many are ahead, and where to look."""
-        outcome, holders = late.outcome, [life.holder for life in late.behind if life.holder is not None]
-        reason = "its record was locked for the whole time by a stopped process or a hung file system"
-        if outcome is not None:
-            reason = _behind(outcome, late.behind).removeprefix(": ")
+        situation = "its record was locked for the whole time by a stopped process or a hung file system"
+        holders: tuple[Holder, ...] = ()
+        if late.outcome is not None:
+            situation, holders = self._situation(late.outcome)
         return AcquireTimeout(
-            f"{self!r} not obtained in {span(late.waited)}: {reason}. "
+            f"{self!r} not obtained in {span(late.waited)}: {situation}. "
             f"Look further with: interlock --url {self._session.url} show {self.name!r}",
             name=self.name,
             scope=self._session.url,
-            holders=tuple(holders),
-            position=outcome.position if outcome is not None else 0,
+            holders=holders,
+            position=late.outcome.position if late.outcome is not None else 0,
             waited=late.waited,
         )
 
+    def _situation(self, outcome: Outcome) -> tuple[str, tuple[Holder, ...]]:
+        """Who stands in the way, in words and as holders. Takes nothing."""
+        try:
+            holding = self._holding(self._record())
+        except InterlockError as error:
+            return f"its record cannot be read ({error})", ()
+        told = {session: self._session.store.alive(session) for session in list(holding)[:_TOLD]}
+        words = [_describe(session, life, holding[session]) for session, life in told.items()]
+        if len(holding) > _TOLD:
+            words.append(f"{len(holding) - _TOLD} more")
+        text = f"held by {'; '.join(words)}" if words else "nobody is known to hold it"
+        if outcome.position:
+            text += f"; {outcome.position} ahead in the row"
+        return text, tuple(life.holder for life in told.values() if life.holder is not None)
 
-def _behind(outcome: Outcome, behind: tuple[Liveness, ...]) -> str:
-    people = [life.holder.describe() if life.holder else f"somebody unknown ({life.proof})" for life in behind]
-    unsure = [life.proof for life in behind if life.state == "unknown"]
-    text = f": behind {'; '.join(people)}" if people else ""
-    if outcome.position > 1:
-        text += f"; {outcome.position} ahead in all"
-    if unsure:
-        text += f" (whether that one lives cannot be told: {unsure[0]})"
-    return text or ": nobody is known to hold it"
+    def _holding(self, record: Any) -> dict[str, int]:
+        """The sessions that hold, each with the wall-clock milliseconds since when, or 0."""
+        return {who: 0 for who, part in self.machine.sessions(record).items() if part == "holds"}
 
 
-Owner = Callable[[], int]
+_TOLD = 8  # so many holders are named one by one
+
+
+def _describe(session: str, life: Liveness, since: int) -> str:
+    text = life.holder.describe() if life.holder is not None else f"session {session}"
+    if since:
+        text += f", holding it for {span(time.time() - since / 1000)}"
+    return text if life.state == "alive" else f"{text} ({life.state}: {life.proof})"

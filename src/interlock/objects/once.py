@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from interlock import values
-from interlock._script import Script, TimedOut, settle, submit
-from interlock.abc import Leave, Outcome
+from interlock._script import Script, TimedOut, conclude, leave, settle, submit
+from interlock.abc import Outcome, Ticket
 from interlock.errors import LimitExceeded
 from interlock.machines.once import LIMIT_BYTES, ONCE, Claim, Fail, Forget, Publish
 from interlock.objects.named import Named, check_timeout
@@ -43,20 +43,14 @@ class Once(Named):
         Cost:    two transactions for the one who computes, one for everybody else later.
         """
         ticket, outcome = self._run(self._claim())
-        if outcome.state != "yours":
-            return result_of(outcome)
-        try:
-            text = fitting(values.encode(fn()), self)
-        except Exception as error:
-            self._run(submit(Fail(ticket, values.encode_error(error))))
-            raise
-        except BaseException:
-            self._run(submit(Leave(ticket, why="was interrupted")))
-            raise
-        published = self._run(submit(Publish(ticket, text)))
-        if published.state != "done":
-            raise self._refused(published)
-        return result_of(published)
+        if outcome.state == "yours":
+            try:
+                value = fn()
+            except BaseException as error:
+                self._run(self._give_up(ticket, error))
+                raise
+            outcome = self._run(self._publish(ticket, value))
+        return result_of(outcome)
 
     def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""
@@ -72,6 +66,24 @@ class Once(Named):
         if outcome.state not in ("yours", "done", "failed"):
             raise self._refused(outcome)
         return ticket, outcome
+
+    def _publish(self, ticket: Ticket, value: Any) -> Script:
+        """Make the value everybody's; one that cannot travel is everybody's error."""
+        try:
+            text = fitting(values.encode(value), self)
+        except Exception as error:
+            yield from self._give_up(ticket, error)
+            raise
+        outcome = yield from conclude(Publish(ticket, text))
+        if outcome.state != "done":
+            raise self._refused(outcome)
+        return outcome
+
+    def _give_up(self, ticket: Ticket, error: BaseException) -> Script:
+        """Make the error everybody's; but work that was interrupted is for the next one to do."""
+        if isinstance(error, Exception):
+            return conclude(Fail(ticket, values.encode_error(error)))
+        return leave(ticket, f"was interrupted ({type(error).__name__})")
 
 
 def _rebuild(session: Session, name: str, timeout: float | None, retry: bool) -> Once:

@@ -1,0 +1,177 @@
+"""Clearing: take out of a scope what its dead participants left behind and what nobody uses; break what is stuck.
+
+`plan` looks and proposes, taking nothing; `perform` does one proposed step. Without ``force`` a step rests on proof
+alone, so it is safe at any time beside running jobs: the dead stay dead, and an idle record is looked at once more
+under its lock before it goes. `break_` asks nobody and is written down in the store's audit trail.
+
+Layer: above `inspection`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from interlock.abc import Store
+from interlock.errors import RecordInvalid
+from interlock.holder import Holder
+from interlock.inspection import Judge, understand
+
+REACH_S = 5.0  # how long a record may be out of reach before a step gives up
+
+
+class Step(NamedTuple):
+    """One thing to do, or that was done.
+
+    action: ``evict`` a session's part, ``retire`` an idle record, ``forget`` a dead session that no record mentions,
+            ``reset`` a barrier, ``forget result`` of a once, ``set aside`` a damaged record; ``keep`` and ``damaged``
+            are what cannot be cleared without force.
+    role:   the part of an evicted or kept session: ``holds`` or ``waits``.
+    why:    the proof or the reason, in words.
+    """
+
+    action: str
+    name: str | None = None
+    kind: str | None = None
+    session: str | None = None
+    role: str | None = None
+    why: str = ""
+    who: Holder | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it is only told, because it takes a person to decide."""
+        return self.action in ("keep", "damaged")
+
+
+def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
+    """What there is to clear under the names that start with `prefix`; `force` also takes those who may be alive.
+
+    A session is forgotten only if no record of the whole scope mentions it, and none at all if a record cannot be read.
+    """
+    judge = functools.cache(store.alive)
+    # Before the records are read: a session that is dead by now cannot enter one of them afterwards.
+    dead = [session for session in store.sessions() if judge(session).state == "dead"]
+    cleared = ("dead", "unknown") if force else ("dead",)
+    steps: list[Step] = []
+    mentioned: set[str] = set()
+    for stored in store.records():
+        try:
+            name, machine, record = _understood(stored)
+        except RecordInvalid as error:
+            steps.append(Step("damaged", error.name or error.path, why=error.damage))
+            mentioned.update(dead)
+            continue
+        if name.startswith(prefix):
+            record = _propose(steps, name, machine, record, judge, cleared)
+        mentioned.update(machine.sessions(record))
+    for session in dead:
+        if session not in mentioned:
+            steps.append(Step("forget", session=session, why=judge(session).proof, who=judge(session).holder))
+    return steps
+
+
+def _understood(stored: Stored | RecordInvalid) -> tuple[str, Machine, Any]:
+    if isinstance(stored, RecordInvalid):
+        raise stored
+    return stored.name, *understand(stored)
+
+
+def _propose(
+    steps: list[Step], name: str, machine: Machine, record: Any, judge: Judge, cleared: tuple[str, ...]
+) -> Any:
+    """Add the steps for one record; returns the record as they will leave it."""
+    idle = machine.idle(record)
+    for session, role in machine.sessions(record).items():
+        life = judge(session)
+        step = Step("evict", name, machine.kind, session, role, life.proof, life.holder)
+        if life.state in cleared:
+            steps.append(step)
+            record, _ = machine.apply(record, Evict(session))
+        elif life.state == "unknown" and not idle:
+            steps.append(step._replace(action="keep"))
+    if machine.idle(record):
+        steps.append(Step("retire", name, machine.kind, why="idle"))
+    return record
+
+
+def perform(store: Store, step: Step) -> bool:
+    """Do one step of a plan; False if there was nothing left to do.
+
+    Raises: Unavailable, OutcomeUnknown: the record was out of reach; the steps before are done, `plan` again.
+    """
+    if step.action == "forget" and step.session:
+        store.forget_session(step.session)
+        return True
+    if step.name is None or step.kind is None or step.open:
+        return False
+    machine = BY_KIND[step.kind]
+    if step.action == "retire":
+        return store.retire(step.name, machine)
+    evict = Evict(step.session or "", wall_ms(), step.why)
+    return store.transact(step.name, machine, evict, _deadline()).state != "gone"
+
+
+def break_(store: Store, name: str, reason: str) -> list[Step]:
+    """Free a name whoever has it, and write down who did it and why; returns what was done.
+
+    A lock, semaphore, once or fence loses every participant; one that lives learns of it by `SessionLost`, or queues
+    again if it waited. A barrier is reset: who waits gets `BrokenBarrier`. A result of a once is forgotten. A damaged
+    record is set aside.
+    """
+    done = list(_break_steps(store, name, reason))
+    for step in done:
+        write_down(store, step, reason)
+    return done
+
+
+def _break_steps(store: Store, name: str, reason: str) -> Iterator[Step]:
+    try:
+        stored = store.read(name)
+        if stored is None:
+            return
+        machine, record = understand(stored)
+    except RecordInvalid as error:
+        aside = store.discard(name)
+        if aside is None:
+            raise
+        yield Step("set aside", name, why=f"{error.damage}; it is now {aside}")
+        return
+    if machine is BARRIER and (record.arrivals or record.broken is not None):
+        store.transact(name, machine, Reset(), _deadline())
+        yield Step("reset", name, machine.kind)
+    parts = machine.sessions(record)
+    # From the back of the queue, holders last: so nobody who waited is granted in between, only to be evicted.
+    for session in sorted(reversed(parts), key=lambda who: parts[who] == "holds"):
+        life = store.alive(session)
+        step = Step("evict", name, machine.kind, session, parts[session], life.proof, life.holder)
+        # Whoever lives and waited at the barrier finds the verdict under its ticket.
+        if not (machine is BARRIER and life.state == "alive"):
+            store.transact(name, machine, Evict(session, wall_ms(), f"broken: {reason}"), _deadline())
+            yield step
+    if machine is ONCE and (record.value is not None or record.error is not None):
+        store.transact(name, machine, Forget(), _deadline())
+        yield Step("forget result", name, machine.kind)
+
+
+def write_down(store: Store, step: Step, reason: str) -> None:
+    """One line of JSON in the audit trail: when, who, what and why."""
+    store.audit(
+        json.dumps(
+            {
+                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "by": Holder.here().describe(),
+                "action": step.action,
+                "name": step.name,
+                "session": step.session,
+                "role": step.role,
+                "of": step.who.describe() if step.who else None,
+                "found": step.why,
+                "reason": reason,
+            }
+        )
+    )
+
+
+def _deadline() -> float:
+    return time.monotonic() + REACH_S
