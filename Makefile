@@ -37,7 +37,7 @@ format: .venv/test.stamp
 	$(PY) -m ruff format
 
 clean:
-	rm -rf .venv .cache build dist src/*.egg-info
+	rm -rf .venv .cache .hypothesis build dist src/*.egg-info
 
 .venv/%.stamp: pyproject.toml .venv/made.stamp
 	@echo "==> installing interlock and what 'make $*' needs"
@@ -46,7 +46,7 @@ clean:
 
 .venv/made.stamp:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "interlock needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+	    echo "interlock needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 	    echo "Name another one: make PYTHON=/path/to/python3.11"; exit 1; } >&2
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 	    echo "'$(PYTHON)' cannot make virtual environments (on Debian and Ubuntu: apt install python3-venv)"; exit 1; } >&2

@@ -15,7 +15,7 @@ SAYS = {
     "start": "begins     {config}",
     "end": "completes  {config}",
     "kill": "KILLED     in the middle of {config}",
-    "walk": "walks",
+    "walk": "sets out",
     "walked": "finished",
 }
 

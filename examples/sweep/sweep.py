@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 LOOK_S = 0.1  # between two looks at the journal
 AWAY_S = 1.0  # until a killed walker is started again
 LIMIT_S = 600.0  # when a sweep is given up
+QUICK_LIMIT_S = 60.0
 
 
 class Walker:
@@ -103,13 +104,13 @@ class Walker:
             self.process.wait()
 
 
-def run(walkers: Sequence[Walker], out: Path, screen: Screen, kills: int) -> None:
+def run(walkers: Sequence[Walker], out: Path, screen: Screen, kills: int, limit_s: float) -> None:
     """Watch the walkers until all have finished, and kill some of them on the way."""
-    deadline = time.monotonic() + LIMIT_S
+    deadline = time.monotonic() + limit_s
     killed: list[str] = []
     while sum(walker.finished() for walker in walkers) < len(walkers):
         if time.monotonic() > deadline:
-            sys.exit(f"the sweep has not finished within {LIMIT_S:g} s")
+            sys.exit(f"the sweep has not finished within {limit_s:g} s")
         events = journal.read(out)
         screen.update(events, time.monotonic())
         runs = trainings(events)
@@ -162,7 +163,7 @@ def main() -> None:
     began = time.monotonic()
     walkers = [Walker(name, out, options) for name in names]
     try:
-        run(walkers, out, Screen(configs, began), kills)
+        run(walkers, out, Screen(configs, began), kills, QUICK_LIMIT_S if arguments.quick else LIMIT_S)
     finally:
         for walker in walkers:
             walker.end()

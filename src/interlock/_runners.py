@@ -1,18 +1,15 @@
-"""Runners: they perform what a script asks for, against a store, for a thread or for an asyncio task.
+"""The runner: it performs what a script asks for, against a store, in the calling thread.
 
+`aio` has the other one, for asyncio tasks, which performs the same effects.
 Layer: above `_script`; the only place with clocks, logging and threads.
 """
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
@@ -79,6 +76,11 @@ _PERFORM: dict[type, Callable[[Target, Any], Any]] = {
 }
 
 
+def perform(target: Target, effect: Any) -> Any:
+    """Do what one effect asks for, in the calling thread, and return its answer."""
+    return _PERFORM[type(effect)](target, effect)
+
+
 def block(script: Script, target: Target) -> Any:
     """Run a script in the calling thread and return its result.
 
@@ -95,45 +97,3 @@ def block(script: Script, target: Target) -> Any:
             if getattr(script, "gi_frame", None) is None:
                 raise
             step, answer = script.throw, error
-
-
-async def unblock(script: Script, target: Target) -> Any:
-    """Run a script in an asyncio task: whatever may sleep does so in a worker thread."""
-    step, answer = script.send, None
-    while True:
-        try:
-            effect = step(answer)
-            step, answer = script.send, await _perform_aside(target, effect)
-        except StopIteration as stop:
-            return stop.value
-        except BaseException as error:
-            if getattr(script, "gi_frame", None) is None:
-                raise
-            step, answer = script.throw, error
-
-
-async def _perform_aside(target: Target, effect: Any) -> Any:
-    if isinstance(effect, Pause):
-        return await asyncio.sleep(effect.seconds)
-    work = functools.partial(_PERFORM[type(effect)], target, effect)
-    if not isinstance(effect, Submit | Park | Probe):
-        return work()
-    # Sleepers have threads of their own, so that however many there are, a release finds a free one.
-    pool = _parking() if isinstance(effect, Park) else None
-    # A transaction under way is not undone by cancelling the task: wait for its answer, then let the script leave.
-    future = asyncio.get_running_loop().run_in_executor(pool, work)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        if isinstance(effect, Submit):
-            await asyncio.wait([future])
-        raise
-
-
-@functools.cache
-def _parking() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(64, "interlock-park")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_parking.cache_clear)

@@ -206,11 +206,12 @@ def leave(ticket: Ticket, why: str = "") -> Script:
 
 
 def conclude(op: Any, deadline: float | None = None) -> Script:
-    """Submit an op that nobody will submit again: if it fails or is interrupted, the ticket leaves in the background."""
+    """Submit an op that nobody submits again: if it fails or is interrupted, the ticket leaves in the background."""
     try:
         return (yield from submit(op, deadline))
     except GeneratorExit:
         raise
     except BaseException as error:
-        yield Abandon(Leave(op.ticket, op.at, f"was interrupted ({type(error).__name__})"))
+        _, wall = yield NOW
+        yield Abandon(Leave(op.ticket, wall, f"was interrupted ({type(error).__name__})"))
         raise

@@ -10,12 +10,20 @@ Layer: above `inspection`.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from interlock.abc import Store
+from interlock.abc import Evict, Machine, Store, Stored
 from interlock.errors import RecordInvalid
 from interlock.holder import Holder
 from interlock.inspection import Judge, understand
+from interlock.machines import BY_KIND
+from interlock.machines.barrier import BARRIER, Reset
+from interlock.machines.once import ONCE, Forget
+from interlock.objects.named import wall_ms
 
 REACH_S = 5.0  # how long a record may be out of reach before a step gives up
 
@@ -27,7 +35,7 @@ class Step(NamedTuple):
             ``reset`` a barrier, ``forget result`` of a once, ``set aside`` a damaged record; ``keep`` and ``damaged``
             are what cannot be cleared without force.
     role:   the part of an evicted or kept session: ``holds`` or ``waits``.
-    why:    the proof or the reason, in words.
+    state:  whether that session is ``alive``, ``dead`` or ``unknown``, and `why` is the proof in words.
     """
 
     action: str
@@ -35,8 +43,13 @@ class Step(NamedTuple):
     kind: str | None = None
     session: str | None = None
     role: str | None = None
+    state: str | None = None
     why: str = ""
     who: Holder | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Everything, for ``--json`` and the audit trail."""
+        return {**self._asdict(), "who": self.who.describe() if self.who else None}
 
     @property
     def open(self) -> bool:
@@ -67,7 +80,8 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
         mentioned.update(machine.sessions(record))
     for session in dead:
         if session not in mentioned:
-            steps.append(Step("forget", session=session, why=judge(session).proof, who=judge(session).holder))
+            life = judge(session)
+            steps.append(Step("forget", session=session, state=life.state, why=life.proof, who=life.holder))
     return steps
 
 
@@ -84,7 +98,7 @@ def _propose(
     idle = machine.idle(record)
     for session, role in machine.sessions(record).items():
         life = judge(session)
-        step = Step("evict", name, machine.kind, session, role, life.proof, life.holder)
+        step = Step("evict", name, machine.kind, session, role, life.state, life.proof, life.holder)
         if life.state in cleared:
             steps.append(step)
             record, _ = machine.apply(record, Evict(session))
@@ -95,8 +109,8 @@ def _propose(
     return record
 
 
-def perform(store: Store, step: Step) -> bool:
-    """Do one step of a plan; False if there was nothing left to do.
+def perform(store: Store, step: Step, reason: str = "") -> bool:
+    """Do one step of a plan; False if there was nothing left to do. What rests on no proof is written down.
 
     Raises: Unavailable, OutcomeUnknown: the record was out of reach; the steps before are done, `plan` again.
     """
@@ -109,7 +123,11 @@ def perform(store: Store, step: Step) -> bool:
     if step.action == "retire":
         return store.retire(step.name, machine)
     evict = Evict(step.session or "", wall_ms(), step.why)
-    return store.transact(step.name, machine, evict, _deadline()).state != "gone"
+    if store.transact(step.name, machine, evict, _deadline()).state == "gone":
+        return False
+    if step.state != "dead":
+        _write_down(store, step, reason)
+    return True
 
 
 def break_(store: Store, name: str, reason: str) -> list[Step]:
@@ -119,9 +137,10 @@ def break_(store: Store, name: str, reason: str) -> list[Step]:
     again if it waited. A barrier is reset: who waits gets `BrokenBarrier`. A result of a once is forgotten. A damaged
     record is set aside.
     """
-    done = list(_break_steps(store, name, reason))
-    for step in done:
-        write_down(store, step, reason)
+    done = []
+    for step in _break_steps(store, name, reason):
+        _write_down(store, step, reason)
+        done.append(step)
     return done
 
 
@@ -142,35 +161,22 @@ def _break_steps(store: Store, name: str, reason: str) -> Iterator[Step]:
         yield Step("reset", name, machine.kind)
     parts = machine.sessions(record)
     # From the back of the queue, holders last: so nobody who waited is granted in between, only to be evicted.
-    for session in sorted(reversed(parts), key=lambda who: parts[who] == "holds"):
+    for session in sorted([*parts][::-1], key=lambda who: parts[who] == "holds"):
         life = store.alive(session)
-        step = Step("evict", name, machine.kind, session, parts[session], life.proof, life.holder)
-        # Whoever lives and waited at the barrier finds the verdict under its ticket.
-        if not (machine is BARRIER and life.state == "alive"):
-            store.transact(name, machine, Evict(session, wall_ms(), f"broken: {reason}"), _deadline())
-            yield step
+        if machine is BARRIER and life.state == "alive":
+            continue  # it finds the verdict under its ticket
+        evict = Evict(session, wall_ms(), f"broken: {reason}")
+        if store.transact(name, machine, evict, _deadline()).state != "gone":
+            yield Step("evict", name, machine.kind, session, parts[session], life.state, life.proof, life.holder)
     if machine is ONCE and (record.value is not None or record.error is not None):
         store.transact(name, machine, Forget(), _deadline())
         yield Step("forget result", name, machine.kind)
 
 
-def write_down(store: Store, step: Step, reason: str) -> None:
+def _write_down(store: Store, step: Step, reason: str) -> None:
     """One line of JSON in the audit trail: when, who, what and why."""
-    store.audit(
-        json.dumps(
-            {
-                "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
-                "by": Holder.here().describe(),
-                "action": step.action,
-                "name": step.name,
-                "session": step.session,
-                "role": step.role,
-                "of": step.who.describe() if step.who else None,
-                "found": step.why,
-                "reason": reason,
-            }
-        )
-    )
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    store.audit(json.dumps({"at": now, "by": Holder.here().describe(), "reason": reason, **step.facts()}))
 
 
 def _deadline() -> float:

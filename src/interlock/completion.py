@@ -34,7 +34,8 @@ class Completion(NamedTuple):
 
     def describe(self) -> str:
         """In a person's words."""
-        return f"done {span(time.time() - self.finished)} ago, exit code {self.exit_code}, by {self.holder.describe()}"
+        ago, who = span(time.time() - self.finished), self.holder.describe(self.finished)
+        return f"done {ago} ago, exit code {self.exit_code}, by {who}"
 
     def facts(self) -> dict[str, object]:
         """What is published, and what ``--json`` shows."""

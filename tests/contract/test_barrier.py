@@ -1,4 +1,4 @@
-"""Barrier: all arrive before any leaves, again and again; and when it breaks, everybody learns why and who is missing."""
+"""Barrier: all arrive before any leaves, again and again; when it breaks, all learn why and who is missing."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pickle
@@ -32,7 +33,7 @@ def test_a_timeout_says_whom_it_waited_for(connect: Connect, background: Backgro
     with pytest.raises(interlock.AcquireTimeout) as caught:
         three.lock("a").acquire(0)
     error = caught.value
-    assert [(who.pid, who.note) for who in error.holders][0] == (os.getpid(), "tuning run")
+    assert [(who.pid, who.note) for who in error.holders] == [(os.getpid(), "tuning run")]
     assert error.position == 2
     assert error.waited >= 0
     assert (error.name, error.scope) == ("a", one.url)
@@ -108,7 +109,7 @@ def test_a_long_wait_is_reported(
         ahead.result().release()
         waiting.result().release()
     first = next(record.getMessage() for record in told() if "tuning run" in record.getMessage())
-    assert re.search(r"waiting for <Lock 'a' in .*> for \d+ ms: behind .*since \d\d:\d\d:\d\d .*tuning run", first)
+    assert re.search(r"waiting for <Lock 'a' in .*> for \d+ ms: held by .*tuning run, holding it for \d+ ms", first)
     assert any("2 ahead" in record.getMessage() for record in told())
     assert all(record.levelno == logging.WARNING for record in told())
 
@@ -123,5 +124,5 @@ def test_reports_come_ever_more_rarely(
         two.lock("a").acquire(0.7)
     times = [record.created for record in caplog.records if record.name == "interlock"]
     assert 2 <= len(times) <= 4
-    for earlier, (begin, end) in enumerate(zip(times, times[1:], strict=False), 1):
+    for earlier, (begin, end) in enumerate(itertools.pairwise(times), 1):
         assert end - begin >= 0.9 * 0.04 * 2**earlier

@@ -133,7 +133,7 @@ def test_an_error_crosses_processes(session: interlock.Session, peers: Peers) ->
 
 
 def use_pickled(session: interlock.Session, text: bytes) -> tuple[bool, bool, bool]:
-    """Use two pickled locks of one session: whether the first is free, held after acquiring, and both share a session."""
+    """Whether the first of two pickled locks can be had, is then held, and shares its session with the second."""
     first, second = pickle.loads(text)
     grant = first.try_acquire()
     return grant is not None, first.held, first._session is second._session

@@ -41,8 +41,10 @@ def before(real: Call, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
 
 def after(real: Call, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     """Death after the call."""
-    real(*args, **options)
-    die()
+    try:
+        real(*args, **options)
+    finally:
+        die()
 
 
 def amid(real: Call, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -50,6 +52,12 @@ def amid(real: Call, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     if real.__name__ in ("write", "pwrite") and (real.__name__ == "write" or args[2] > 0):
         real(args[0], args[1][: len(args[1]) // 2], *args[2:])
     die()
+
+
+def late(real: Call, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """An error after the call was done."""
+    real(*args, **options)
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def failing(code: int) -> Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]:
@@ -86,7 +94,7 @@ def round_of_everything(session: interlock.Session, number: int) -> None:
             pass
     with session.semaphore("permits", 6, timeout=5):
         pass
-    store, crowd = session.store, [Ticket(session.id, 1_000_000 * number + serial) for serial in range(40)]
+    store, crowd = session.store, [Ticket(session.id, 1_000_000 * number + serial) for serial in range(10)]
     try:
         for ticket in crowd:
             store.transact("crowd", LOCK, Acquire(ticket))
@@ -120,7 +128,7 @@ def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int],
         witness.take(witness.lock).release()
         witness.take(witness.session.lock("crowd")).release()
         witness.take(witness.permits).release()
-        once = interlock.Once(witness.session, "once", timeout=5)
+        once = interlock.Once(witness.session, "once", timeout=0)
         assert set(once.run(lambda: "y")) <= {"x", "y"}
         once.forget()
         assert records
@@ -144,23 +152,26 @@ def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any) ->
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check) > 300
+        assert sweep(witness, child, check) > 100
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=errno.errorcode.get)
-def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, code: int) -> None:
+@pytest.mark.parametrize("wrong", [failing(errno.ENOSPC), failing(errno.EIO), late], ids=["ENOSPC", "EIO", "late EIO"])
+def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any) -> None:
     """Each call fails once: a typed error or none, and the same process then does everything as if nothing was."""
     witness = Witness(file_url)
 
     def child(number: int) -> None:
         session = interlock.connect(file_url)
-        fault = Fault(number, failing(code))
+        fault = Fault(number, wrong)
         try:
             round_of_everything(session, number)
         except interlock.InterlockError:
             assert fault.left <= 0
         if fault.left > 0:
             os._exit(NOT_REACHED)
+        for lock in (session.lock("lock"), session.lock(f"new-{number}"), session.semaphore("permits", 6)):
+            if lock.held:  # a release that could not reach the record is still to be done
+                lock.release()
         round_of_everything(session, number)
         session.close()
 
@@ -169,10 +180,7 @@ def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, code: int) 
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check) > 300
-    for stored in witness.session.store.records():
-        assert not witness.session.store.alive(witness.session.id).state == "dead"
-        assert not isinstance(stored, Exception)
+        assert sweep(witness, child, check) > 100
 
 
 PROGRAM = """

@@ -20,6 +20,7 @@ to the end of all living parties *without any further fault*: no dead end, no lo
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -65,6 +66,9 @@ class State(NamedTuple):
     ghost: Any
     faults: Faults
     memo: Any
+
+
+Move = tuple[Any, ...]  # what happened, to whom, and with which op: put into words only for a run that fails
 
 
 class Report(NamedTuple):
@@ -173,13 +177,13 @@ class Explorer:
         self.model, self.ceiling = model, ceiling
         self._steps: dict[tuple[Any, type, Any], Step] = {}
         self._known: dict[State, int] = {}
-        self._from: list[tuple[int, str]] = []
+        self._from: list[tuple[int, Move]] = []
         self._healthy = (array("l"), array("l"))  # moves without a fault, as two columns: from, to
 
     def run(self) -> Report:
         start = self.model.start()
         self._known[start] = 0
-        self._from.append((-1, "start"))
+        self._from.append((-1, ("start",)))
         queue, moves, ends = deque([start]), 0, []
         while queue:
             state = queue.popleft()
@@ -211,7 +215,7 @@ class Explorer:
             if party.phase != "dead":
                 need(party.op is not None and party.serial == ticket.serial, f"somebody still wants {ticket}")
 
-    def _moves(self, state: State) -> Iterator[tuple[str, bool, State]]:
+    def _moves(self, state: State) -> Iterator[tuple[Move, bool, State]]:
         for who, party in enumerate(state.parties):
             if party.op is None or (who in self.model.behind and not self.model.begun(state, self.model.behind[who])):
                 continue
@@ -219,10 +223,9 @@ class Explorer:
             yield from self._troubles(state, who, party)
         if state.ghost is not None:
             step, memo = self._apply(state, state.ghost)
-            after = state._replace(record=step.after, ghost=None, memo=memo)
-            yield f"the ghost delivers {state.ghost}", False, after
+            yield ("ghost", state.ghost), False, State(step.after, state.parties, None, state.faults, memo)
 
-    def _deliveries(self, state: State, who: int, party: Party) -> Iterator[tuple[str, bool, State]]:
+    def _deliveries(self, state: State, who: int, party: Party) -> Iterator[tuple[Move, bool, State]]:
         record, parties, ghost, faults, _ = state
         step, memo = self._apply(state, party.op)
         wrote = step.after is not record
@@ -230,30 +233,27 @@ class Explorer:
             ghost = None
         heard = self._hear(state, who, step.outcome)
         aware = self.model.told(memo, state, who, step.outcome)
-        yield (
-            f"{name(who)} submits {party.op}: {step.outcome.state}",
-            True,
-            State(step.after, _put(parties, who, heard), ghost, faults, aware),
-        )
+        said = step.outcome.state
+        yield ("submits", who, party.op, said), True, State(step.after, _put(parties, who, heard), ghost, faults, aware)
         if wrote and faults.lose and party.phase not in self.model.certain:
             deaf = _put(parties, who, _unsure(party))
             fewer = faults._replace(lose=faults.lose - 1)
-            yield f"{name(who)} submits {party.op}: answer lost", False, State(step.after, deaf, ghost, fewer, memo)
+            yield ("submits", who, party.op, "lost"), False, State(step.after, deaf, ghost, fewer, memo)
 
-    def _troubles(self, state: State, who: int, party: Party) -> Iterator[tuple[str, bool, State]]:
+    def _troubles(self, state: State, who: int, party: Party) -> Iterator[tuple[Move, bool, State]]:
         record, parties, ghost, faults, memo = state
         if faults.delay and ghost is None and not isinstance(party.op, Leave | Evict):
             fewer = faults._replace(delay=faults.delay - 1)
             unsure = _put(parties, who, _unsure(party))
-            yield f"{name(who)}'s {party.op} is delayed", False, State(record, unsure, party.op, fewer, memo)
+            yield ("delays", who, party.op), False, State(record, unsure, party.op, fewer, memo)
         if faults.expire and party.phase in ("ask", "then"):
             fewer = faults._replace(expire=faults.expire - 1)
             leaving = _put(parties, who, give_up(party, self.model.ticket(state, who)))
-            yield f"{name(who)}'s time is over", False, State(record, leaving, ghost, fewer, memo)
+            yield ("expires", who), False, State(record, leaving, ghost, fewer, memo)
         if faults.crash and who in self.model.mortal and self.model.known(state, who):
             fewer = faults._replace(crash=faults.crash - 1)
             dead = _put(parties, who, party._replace(phase="dead", op=None))
-            yield f"{name(who)} crashes", False, State(record, dead, ghost, fewer, self.model.crashed(state, who))
+            yield ("crashes", who), False, State(record, dead, ghost, fewer, self.model.crashed(state, who))
 
     def _apply(self, state: State, op: Any) -> tuple[Step, Any]:
         key = (state.record, type(op), op)  # tuples of two types can be equal
@@ -306,7 +306,7 @@ class Explorer:
         lines = []
         while number >= 0:
             number, label = self._from[number]
-            lines.append(f"  {label}")
+            lines.append("  " + ", ".join(f"{part}" for part in label))
         return "\n".join(reversed(lines))
 
 
@@ -321,4 +321,8 @@ def _unsure(party: Party) -> Party:
 
 def explore(model: Model, ceiling: int = 1_500_000) -> Report:
     """Search all of the model's states; raises `Violation` with the run that leads to it."""
-    return Explorer(model, ceiling).run()
+    gc.disable()  # millions of tuples and no cycle among them: looking for one doubles the time
+    try:
+        return Explorer(model, ceiling).run()
+    finally:
+        gc.enable()

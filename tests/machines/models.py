@@ -28,9 +28,15 @@ class Admission(Model):
 
     memo = False
 
-    def __init__(self, programs: tuple[tuple[str, ...], ...], permits: int = 0, module: ModuleType = admission):
+    def __init__(
+        self,
+        programs: tuple[tuple[str, ...], ...],
+        permits: int = 0,
+        faults: Faults = Faults(),
+        module: ModuleType = admission,
+    ):
         super().__init__(module, module.SEMAPHORE if permits else module.LOCK, len(programs))
-        self.programs, self.permits = programs, permits
+        self.programs, self.permits, self.faults = programs, permits, faults
         if len(set(programs)) == 1:
             self.behind = in_order(self.size)
 

@@ -17,7 +17,7 @@ def default_url() -> str:
     if url:
         return url
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"file://{os.path.abspath(os.path.join(state, 'interlock'))}"
+    return _file_url(os.path.join(state, "interlock"))
 
 
 def open_store(url: str | os.PathLike[str] | None = None) -> Store:
@@ -28,10 +28,16 @@ def open_store(url: str | os.PathLike[str] | None = None) -> Store:
     text = default_url() if url is None else os.fspath(url)
     scheme, separator, _ = text.partition("://")
     if not separator and text and ":" not in text.split(os.sep, 1)[0]:
-        return open_store(f"file://{os.path.abspath(text)}")
+        return open_store(_file_url(text))
     module = SCHEMES.get(scheme)
     if module is None:
         known = ", ".join(f"{known}://" for known in SCHEMES)
         raise Unavailable(f"unknown scheme in {text!r}: interlock knows {known}", scope=text)
     store: Store = import_module(module).open_store(text)
     return store
+
+
+def _file_url(path: str) -> str:
+    from urllib.parse import quote  # not at import: it is needed where files are used only
+
+    return f"file://{quote(os.fsencode(os.path.abspath(path)))}"

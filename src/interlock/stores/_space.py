@@ -21,7 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
@@ -45,18 +45,20 @@ class Space:
 
     def __init__(self, path: str, primitive: str | None, *, create: bool) -> None:
         self.path = path
-        try:
+        with reaching(path), ExitStack() as opened:
             if create:
                 _make_directory(path)
             self.root = _open_directory(path)
+            opened.callback(os.close, self.root)
             self.group = bool(os.fstat(self.root).st_mode & stat.S_ISGID)
             if create:
                 self._make_folders()
             self.records = _open_directory("records", self.root)
+            opened.callback(os.close, self.records)
             self.sessions = _open_directory("sessions", self.root)
-        except OSError as error:
-            raise unusable(path, error) from error
-        self.primitive = self._settle_primitive(primitive, create)
+            opened.callback(os.close, self.sessions)
+            self.primitive = self._settle_primitive(primitive, create)
+            opened.pop_all()
 
     def _make_folders(self) -> None:
         for folder in ("records", "sessions"):
@@ -89,7 +91,7 @@ class Space:
                 settings = json.loads(os.read(fd, 4096))
             finally:
                 os.close(fd)
-        except (OSError, ValueError, RecordInvalid) as error:
+        except (OSError, ValueError, RecursionError, RecordInvalid) as error:
             raise RecordInvalid(f"the settings of the space cannot be read: {path}: {error}", path=path) from error
         if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
             raise RecordInvalid(f"{path} is of an unknown schema; use the interlock that made it", path=path)
@@ -120,34 +122,34 @@ class Space:
     def publish(self, name: str, directory: int, content: bytes) -> None:
         """Create a file with its whole content at once; an existing one stays as it is."""
         temporary = f".{name[:64]}.{os.urandom(6).hex()}"
-        try:
-            fd = self.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory)
+        with reaching(os.path.join(self.path, name)):
             try:
-                if os.write(fd, content) != len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                fd = self.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, directory)
+                try:
+                    if os.write(fd, content) != len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                finally:
+                    os.close(fd)
+                _link(temporary, name, directory)
             finally:
-                os.close(fd)
-            _link(temporary, name, directory)
-        except OSError as error:
-            raise unusable(os.path.join(self.path, name), error) from error
-        finally:
-            try:
-                os.unlink(temporary, dir_fd=directory)
-            except OSError:
-                pass
+                try:
+                    os.unlink(temporary, dir_fd=directory)
+                except OSError:
+                    pass
 
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
         """Hold the space's own lock: whoever adds or removes a record file does."""
-        fd = self.open("settings.json", os.O_RDWR, self.root)
-        try:
-            if not _kernel_lock.acquire(self.primitive, fd, deadline):
-                raise Unavailable(
-                    f"the space {self.path} was locked for the whole time by another process", path=self.path
-                )
-            yield
-        finally:
-            os.close(fd)
+        with reaching(self.path):
+            fd = self.open("settings.json", os.O_RDWR, self.root)
+            try:
+                if not _kernel_lock.acquire(self.primitive, fd, deadline):
+                    raise Unavailable(
+                        f"the space {self.path} was locked for the whole time by another process", path=self.path
+                    )
+                yield
+            finally:
+                os.close(fd)
 
     def floor(self) -> int:
         """The largest token that removed records may have given out."""
@@ -195,7 +197,7 @@ def _make_directory(path: str) -> None:
         return
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mkdir(path, 0o700)
+        return _make_directory(path)
     if os.stat(path).st_mode & stat.S_ISGID:
         os.chmod(path, 0o2770)
 
@@ -229,6 +231,17 @@ _ADVICE = {
     errno.ELOOP: "a symbolic link is planted there",
     errno.ENOENT: "it does not exist",
 }
+
+
+@contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Turn the file system's errors about `path` into ours; ours pass as they are, though some are an `OSError` too."""
+    try:
+        yield
+    except InterlockError:
+        raise
+    except OSError as error:
+        raise unusable(path, error) from error
 
 
 def unusable(path: str, error: OSError) -> Unavailable:

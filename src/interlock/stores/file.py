@@ -24,8 +24,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 from zlib import crc32
 
 from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Stored, Ticket
@@ -34,7 +35,7 @@ from interlock.holder import Holder
 from interlock.stores import _futex, _kernel_lock, _mount
 from interlock.stores._envelope import prefix, unseal
 from interlock.stores._record import Damage, RecordFile, blank, invalid, read_unlocked
-from interlock.stores._space import Space, file_name, unusable
+from interlock.stores._space import Space, file_name, reaching, unusable
 
 REPOLL_S = 0.1  # at most so long until a waiter on this host looks again, and at whoever it is behind
 SHARED_REPOLL_S = 0.25  # the cap where other hosts may be involved and wake-ups do not reach us
@@ -111,17 +112,19 @@ class FileStore:
                 raise self._busy(name, file)
             try:
                 if file.fd < 0:
-                    self._files.pop(name, None)
+                    self._drop(name, file)
                     continue
                 outcome = self._peek(name, file, machine, op) if self._seen else None
                 if outcome is None:
                     outcome = self._transact_locked(name, file, machine, op, deadline)
+            except InterlockError:  # some of ours are an OSError too
+                raise
             except OSError as error:
                 raise unusable(file.path, error) from error
             finally:
                 file.mutex.release()
             if outcome is None:
-                self._bury(name)
+                self._bury(name, deadline)
                 continue
             for ticket in outcome.unpark:
                 self._unpark(ticket)
@@ -231,18 +234,10 @@ class FileStore:
     # -- record files
 
     def _open_record(self, name: str, machine: Machine, deadline: float | None) -> RecordFile:
-        space, filed = self._opened(), file_name(name)
+        filed = file_name(name)
         path = os.path.join(self.path, "records", filed)
-        try:
-            try:
-                fd = space.open(filed, os.O_RDWR, space.records)
-            except FileNotFoundError:
-                self._create_record(name, filed, machine, deadline)
-                fd = space.open(filed, os.O_RDWR, space.records)
-        except OSError as error:
-            raise unusable(path, error) from error
-        except RecordInvalid as error:
-            raise invalid(path, error.damage, name=name, scope=self.url) from None
+        while (fd := self._open_file(filed, os.O_RDWR, self._opened(), name)) is None:
+            self._create_record(name, filed, machine, deadline)
         with self._guard:
             if name in self._files:
                 os.close(fd)
@@ -250,6 +245,17 @@ class FileStore:
             self._files[name] = file = RecordFile(fd, path, machine.kind, prefix(name, machine.kind))
             self._close_idle_files()
         return file
+
+    def _open_file(self, filed: str, flags: int, space: Space, name: str | None = None) -> int | None:
+        """A record's file, None if there is none; anything else that lies in its place is refused."""
+        path = os.path.join(self.path, "records", filed)
+        with reaching(path):
+            try:
+                return space.open(filed, flags, space.records)
+            except FileNotFoundError:
+                return None
+            except RecordInvalid as error:
+                raise invalid(path, error.damage, name=name, scope=self.url) from None
 
     def _close_idle_files(self) -> None:
         for name in list(self._files)[: max(0, len(self._files) - OPEN_FILES)]:
@@ -336,21 +342,22 @@ class FileStore:
 
     def sessions(self) -> Iterator[str]:
         space = self._existing()
-        names = os.listdir(space.sessions) if space is not None else []
+        with reaching(self.path):
+            names = os.listdir(space.sessions) if space is not None else []
         return iter(sorted(name for name in names if not name.startswith(".")))
 
     def forget_session(self, session: str) -> None:
         space = self._opened()
-        try:
+        with reaching(os.path.join(self.path, "sessions", session)), suppress(FileNotFoundError):
             os.unlink(session, dir_fd=space.sessions)
-        except FileNotFoundError:
-            pass
 
     # -- looking and tidying
 
     def records(self, prefix: str = "") -> Iterator[Stored | RecordInvalid]:
         space = self._existing()
-        for filed in sorted(os.listdir(space.records)) if space is not None else ():
+        with reaching(self.path):
+            names = sorted(os.listdir(space.records)) if space is not None else []
+        for filed in names:
             if not filed.startswith("."):
                 found = self._look(filed)
                 if isinstance(found, RecordInvalid) or (found is not None and found.name.startswith(prefix)):
@@ -367,13 +374,14 @@ class FileStore:
         if space is None:
             return None
         try:
-            fd = space.open(filed, os.O_RDONLY, space.records)
-        except FileNotFoundError:
+            fd = self._open_file(filed, os.O_RDONLY, space)
+        except RecordInvalid as error:
+            return error
+        if fd is None:
             return None
-        except OSError as error:
-            raise unusable(path, error) from error
         try:
-            version, line = read_unlocked(fd)
+            with reaching(path):
+                version, line = read_unlocked(fd)
             if line == RETIRED:
                 return None
             name, kind, text = unseal(line)
@@ -390,18 +398,20 @@ class FileStore:
                 return False
             file = self._files.get(name) or self._open_record(name, machine, None)
             with file.mutex:
-                if not _kernel_lock.acquire(space.primitive, file.fd, time.monotonic() + 1.0):
+                if file.fd < 0 or not _kernel_lock.acquire(space.primitive, file.fd, time.monotonic() + 1.0):
                     return False
                 try:
                     line = file.read()
                     record = file.record if line is None else self._decoded(name, file, line, machine)
-                    if not machine.idle(record):
+                    if not machine.idle(record) or not self._in_place(file):
                         file.record = record
                         return False
                     space.raise_floor(machine.token(record))
                     file.write(RETIRED)
                     os.unlink(filed, dir_fd=space.records)
                     return True
+                except Damage as damage:
+                    raise invalid(file.path, damage, name=name, scope=self.url) from None
                 finally:
                     self._drop(name, file)
 
@@ -415,13 +425,12 @@ class FileStore:
             space.raise_floor(space.floor() + LEAP)
         return os.path.join(self.path, "records", aside)
 
-    def _bury(self, name: str) -> None:
+    def _bury(self, name: str, deadline: float | None) -> None:
         """Finish a removal whose author died between the last mark and the unlink."""
         space, filed = self._opened(), file_name(name)
-        with self._guard, space.locked():
-            try:
-                fd = space.open(filed, os.O_RDONLY, space.records)
-            except FileNotFoundError:
+        with self._guard, space.locked(deadline):
+            fd = self._open_file(filed, os.O_RDONLY, space, name)
+            if fd is None:
                 return
             try:
                 if read_unlocked(fd)[1] == RETIRED:
@@ -433,11 +442,12 @@ class FileStore:
 
     def audit(self, line: str) -> None:
         space = self._opened()
-        fd = space.open("audit.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, space.root)
-        try:
-            os.write(fd, line.encode() + b"\n")
-        finally:
-            os.close(fd)
+        with reaching(os.path.join(self.path, "audit.log")):
+            fd = space.open("audit.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, space.root)
+            try:
+                os.write(fd, line.encode() + b"\n")
+            finally:
+                os.close(fd)
 
 
 def _slot(ticket: Ticket) -> int:
@@ -467,7 +477,7 @@ def open_store(url: str) -> FileStore:
     parts = urlsplit(url)
     options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
     primitive = options.pop("primitive", None)
-    path = unquote(parts.path)
+    path = os.fsdecode(unquote_to_bytes(parts.path))
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path or options or parts.fragment:
         raise Unavailable(f"{url!r} is not file:///absolute/path or file:///absolute/path?primitive=ofd", scope=url)
     if primitive is not None and primitive not in _kernel_lock.PRIMITIVES:
@@ -476,7 +486,7 @@ def open_store(url: str) -> FileStore:
     with _registry:
         store = _stores.get(real)
         if store is None:
-            store = _stores[real] = FileStore(f"file://{quote(real)}", real, primitive)
+            store = _stores[real] = FileStore(f"file://{quote(os.fsencode(real))}", real, primitive)
     return store
 
 

@@ -1,0 +1,186 @@
+"""The command line: options, and which part of the library each command asks.
+
+Exit codes of every command but ``run``: 0 done, or free; 1 held (``check``); 2 an error, in one line on standard error.
+``run`` has those of `interlock.cli.run`.
+
+Layer: the top; it decides nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import interlock
+from interlock import clearing, inspection
+from interlock.cli import display
+from interlock.errors import InterlockError
+from interlock.inspection import Status
+from interlock.objects.named import check_name
+from interlock.stores import open_store
+
+ERROR = 2
+HELD = 1
+INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(interlock.__version__, prog_name="interlock")
+@click.option(
+    "--url", help="Scope, as a URL or a directory. Default: $INTERLOCK_URL, else the user's own state directory."
+)
+@click.pass_context
+def cli(context: click.Context, url: str | None) -> None:
+    """Locks for parallel jobs, held by commands, and a look at who holds what."""
+    context.obj = url
+
+
+def _inherit(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    return context.obj if url is None else url
+
+
+_url: Callable[[Any], Any] = click.option("--url", callback=_inherit, help="Scope; may also stand before the command.")
+_json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--read", is_flag=True, help="Hold the shared side: other readers may run beside it, no writer.")
+@click.option("--permits", type=click.IntRange(min=1), metavar="N", help="Hold one of N permits of a semaphore.")
+@click.option("--once", is_flag=True, help="Run it once ever, whoever comes first: the lock, with --skip-if-done.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="S", help="Wait at most so many seconds, then exit 75."
+)
+@click.option(
+    "--if-held",
+    type=click.Choice(["wait", "skip", "fail"]),
+    default="wait",
+    show_default=True,
+    help="When somebody holds it: wait; skip, exit 75; fail, exit 1.",
+)
+@click.option("--skip-if-done", is_flag=True, help="Exit 0 at once if it ran before under this name and exited 0.")
+@click.option("--note", default="", metavar="TEXT", help="A few words for whoever waits.")
+@_url
+def run(url: str | None, read: bool, permits: int | None, once: bool, **options: Any) -> int:
+    """Run CMD while holding NAME: interlock run NAME [OPTIONS] -- CMD ARG...
+
+    Exit code: that of CMD (128 + N if signal N ended it, 127 if it was not found, 126 if it cannot be executed); 75 if
+    it was skipped because NAME is held; 0 if it was skipped because it is done; 2 for an error, a lost hold included.
+
+    CMD finds INTERLOCK_NAME, INTERLOCK_TOKEN and INTERLOCK_URL in its environment. Signals are forwarded to it. It is
+    stopped if the hold is lost, and killed if this command is; its own children are not, so let a script `exec` them.
+    """
+    from interlock.cli import run as runs
+
+    if read + (permits is not None) + once > 1:
+        raise click.UsageError("--read, --permits and --once exclude each other")
+    done = once or options.pop("skip_if_done")
+    if done and (read or permits):
+        raise click.UsageError("--skip-if-done takes the exclusive lock: not with --read or --permits")
+    if options["timeout"] is not None and options["if_held"] != "wait":
+        raise click.UsageError("--timeout goes with --if-held wait")
+    options.pop("skip_if_done", None)
+    return runs.run(runs.Request(url=url, shared=read, permits=permits, skip_if_done=done, **options))
+
+
+@cli.command()
+@click.argument("prefix", default="")
+@click.option("--all", "everything", is_flag=True, help="Also names that nobody uses now, and those that are done.")
+@_json
+@_url
+def ls(url: str | None, prefix: str, everything: bool, as_json: bool) -> int:
+    """List the names in use, who has them and how many wait. Takes nothing. Exit code 2 if a record is damaged."""
+    store = open_store(url)
+    found = [status for status in inspection.survey(store, prefix) if everything or status.in_use]
+    display.listing(found, store.url, as_json)
+    return ERROR if any(status.state == "damaged" for status in found) else 0
+
+
+@cli.command()
+@click.argument("name")
+@_json
+@_url
+def show(url: str | None, name: str, as_json: bool) -> int:
+    """Show all that is known of NAME: who holds it, who waits and in which order, with proofs of life or death."""
+    status = _look(url, name)
+    display.details(status, as_json)
+    return ERROR if status.damage else 0
+
+
+@cli.command()
+@click.argument("name")
+@_json
+@_url
+def check(url: str | None, name: str, as_json: bool) -> int:
+    """Exit with 0 if NAME is free, 1 if somebody holds or waits for it, 2 if that cannot be told. Takes nothing.
+
+    A name whose holders are all proved dead is free: the next one gets it.
+    """
+    status = _look(url, name)
+    display.verdict(status, as_json)
+    return ERROR if status.damage else HELD if status.held else 0
+
+
+def _look(url: str | None, name: str) -> Status:
+    return inspection.look(open_store(url), check_name(name))
+
+
+@cli.command()
+@click.argument("prefix", default="")
+@click.option("--apply", is_flag=True, help="Do it; without this it is only listed.")
+@click.option(
+    "--force", is_flag=True, help="Also evict those of whom nobody can tell whether they live; with --reason."
+)
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail; with --force.")
+@_json
+@_url
+def clear(url: str | None, prefix: str, apply: bool, force: bool, reason: str, as_json: bool) -> int:
+    """Remove what the dead left behind and the records nobody uses, under the names that start with PREFIX.
+
+    Lists it only, unless --apply. Without --force nothing is taken from anybody who is not proved dead, so it is safe
+    beside running jobs. Tokens never go back. What is done stays done: `break` forgets that.
+    """
+    if force and apply and not reason:
+        raise click.UsageError("--force needs --reason TEXT, for the audit trail")
+    store = open_store(url)
+    steps = clearing.plan(store, prefix, force=force)
+    if apply:
+        steps = [step for step in steps if step.open or clearing.perform(store, step, reason)]
+    display.steps(steps, as_json, applied=apply)
+    return ERROR if any(step.action == "damaged" for step in steps) else 0
+
+
+@cli.command("break")
+@click.argument("name")
+@click.option("--reason", required=True, metavar="TEXT", help="Why, for the audit trail.")
+@_url
+def break_(url: str | None, name: str, reason: str) -> int:
+    """Free NAME whoever has it, alive or not, and write down who did that and why.
+
+    Who holds it goes on without it until it notices; `interlock run` notices within a second and stops its command. A
+    barrier is reset; a damaged record is set aside. Of NAME#done, it is forgotten that NAME is done.
+    """
+    steps = clearing.break_(open_store(url), check_name(name), reason)
+    display.steps(steps, as_json=False, applied=True)
+    return 0
+
+
+def main() -> None:
+    """The entry point: runs the command and exits with its code; an error of ours is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names may be in any script
+    try:
+        code = cli.main(prog_name="interlock", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = INTERRUPTED
+    except (InterlockError, OSError, ValueError) as error:
+        click.echo(f"interlock: {display.plain(str(error))}", err=True)
+        code = ERROR
+    sys.exit(code)
