@@ -258,6 +258,7 @@ def test_all_paths_of_a_file_have_one_lock(tmp_path: Path, spelling: str, name: 
             with pytest.raises(interlock.AcquireTimeout) as caught:
                 use()
             assert [holder.pid for holder in caught.value.holders] == [os.getppid()]
+            assert caught.value.name == name
 
     def update(data: dict[str, int]) -> dict[str, int]:
         run(child)
@@ -278,6 +279,14 @@ def test_relative_path_outlives_a_change_of_directory(tmp_path: Path, monkeypatc
     assert (tmp_path / "doc.json").exists()
 
 
+def test_directory_of_any_name(tmp_path: Path) -> None:
+    """The locks are beside the document, whatever characters of URLs its directory has."""
+    folder = tmp_path / "größe 1%2F?a=b#c"
+    folder.mkdir()
+    JsonFile(folder / "doc.json").write({})
+    assert sorted(os.listdir(folder)) == [".interlock", "doc.json"]
+
+
 def test_scope_elsewhere(path: Path, file_url: str) -> None:
     """With a scope the locks are there: nothing beside the document, and the same exclusion."""
     (path.parent / "documents").mkdir()
@@ -288,7 +297,12 @@ def test_scope_elsewhere(path: Path, file_url: str) -> None:
         with pytest.raises(interlock.AcquireTimeout):
             JsonFile(path, scope=file_url, timeout=0).write({})
 
-    doc.update(lambda data: run(child) or data, default={})
+    def update(data: dict[str, int]) -> dict[str, int]:
+        run(child)
+        JsonFile(path.parent.parent / "doc.json", scope=file_url).write("another of the same name")
+        return data
+
+    doc.update(update, default={})
     assert os.listdir(path.parent) == ["doc.json"]
 
 
@@ -310,12 +324,13 @@ def test_users_of_a_sticky_directory_do_not_meet() -> None:
     with open_directory() as directory:
         directory.chmod(0o1777)
         path = directory / "theirs.json"
-        JsonFile(directory / "mine.json").write({})
         run(child, path)
         JsonFile(path).update(add_one)
         run(child, path)
         assert JsonFile(path).read() == {"count": 3}
-        assert sorted(os.listdir(directory)) == [".interlock-0", f".interlock-{NOBODY}", "mine.json", "theirs.json"]
+        assert sorted(os.listdir(directory)) == [f".interlock-{NOBODY}", "theirs.json"]
+        JsonFile(directory / "mine.json").write({})
+        assert os.stat(directory / ".interlock-0").st_uid == 0
 
 
 @as_root

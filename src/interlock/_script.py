@@ -89,12 +89,16 @@ class TimedOut(Exception):
 def submit(op: Any, deadline: float | None = None) -> Script:
     """Submit one op; while its answer is lost, submit it again until the deadline.
 
-    Once an answer was lost, no later error is definite: the op may have happened.
+    Once an answer was lost, no later error is definite, because the op may have happened; and a ticket that is found
+    to be gone has left, because its own `Leave` may have been the one.
     """
     lost: OutcomeUnknown | None = None
     while True:
         try:
-            return (yield Submit(op, deadline))
+            outcome = yield Submit(op, deadline)
+            if lost is not None and outcome.state == "gone" and isinstance(op, Leave):
+                return outcome._replace(state="left")
+            return outcome
         except Unavailable as error:
             if lost is None:
                 raise
@@ -107,26 +111,26 @@ def submit(op: Any, deadline: float | None = None) -> Script:
         yield Pause(RETRY_S)
 
 
-def settle(request: Any, timeout: float | None, again: Any = None) -> Script:
+def settle(request: Any, timeout: float | None, again: Any = None, *, stands: bool = False) -> Script:
     """Drive one request until the machine has settled it; returns the final outcome.
 
-    `again` is what to submit after the first answer, where that differs from `request`. Raises `TimedOut` when the
-    deadline passes first, and whatever the store raises; in every case the ticket has been left by then.
+    `again` is what to submit after the first answer, where that differs from `request`; `stands` says that the ticket
+    is in the record already. Raises `TimedOut` when the deadline passes first, and whatever the store raises; in every
+    case the ticket has been left by then.
     """
     started = deadline = None
     if timeout is not None:
         started, _ = yield NOW
         deadline = started + timeout
-    sent = False
     try:
         try:
             outcome = yield Submit(request, _reach(deadline))
         except OutcomeUnknown:
-            sent = True
+            stands = True
             outcome = yield from submit(request, _reach(deadline))
         if outcome.state not in UNSETTLED:
             return outcome
-        sent = True
+        stands = True
         if started is None:
             started, _ = yield NOW
         return (yield from _wait(again or request, outcome, started, deadline))
@@ -134,7 +138,7 @@ def settle(request: Any, timeout: float | None, again: Any = None) -> Script:
         raise
     except BaseException as error:
         left = None
-        if sent or not getattr(error, "definite", False):
+        if stands or not getattr(error, "definite", False):
             left = yield from leave(request.ticket, f"was interrupted ({type(error).__name__})")
         if isinstance(error, Unavailable) and deadline is not None:
             now, _ = yield NOW

@@ -161,7 +161,8 @@ def _break_steps(store: Store, name: str, reason: str) -> Iterator[Step]:
         yield Step("reset", name, machine.kind)
     parts = machine.sessions(record)
     # From the back of the queue, holders last: so nobody who waited is granted in between, only to be evicted.
-    for session in sorted([*parts][::-1], key=lambda who: parts[who] == "holds"):
+    back_first = [*parts][::-1]
+    for session in sorted(back_first, key=lambda who: parts[who] == "holds"):
         life = store.alive(session)
         if machine is BARRIER and life.state == "alive":
             continue  # it finds the verdict under its ticket

@@ -13,7 +13,6 @@ Layer: above `session`.
 
 from __future__ import annotations
 
-import atexit
 import copy
 import errno
 import json
@@ -156,10 +155,10 @@ def _publish(temporary: str, target: str, exclusive: bool) -> None:
 
 
 def _sync_directory(target: str) -> None:
-    """Make a rename durable; a directory that cannot be opened or synced on this system is as durable as it gets."""
+    """Make a rename durable; where a directory may not be opened or cannot be synced, it is as durable as it gets."""
     try:
         fd = os.open(os.path.dirname(target), os.O_RDONLY)
-    except OSError:
+    except PermissionError:
         return
     try:
         os.fsync(fd)
@@ -398,8 +397,4 @@ def _space(target: str) -> str:
 
 def _session(url: str) -> Session:
     """The one session of this process in a space: with two, a thread could wait for itself and not know it."""
-    session = _sessions.get(url)
-    if session is None:
-        session = _sessions.setdefault(url, connect(url))
-        atexit.register(session.close)
-    return session
+    return _sessions.get(url) or _sessions.setdefault(url, connect(url))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import time
@@ -70,6 +71,14 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.01)
+
+
+def ended(pidfd: int) -> bool:
+    """Wait for the end of a process that need not be a child of ours; closes its descriptor."""
+    try:
+        return bool(select.select([pidfd], [], [], 30)[0])
+    finally:
+        os.close(pidfd)
 
 
 def tree(url: str) -> dict[str, tuple[int, int, bytes]]:

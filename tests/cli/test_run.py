@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from cli.command import HOLD, Command, let_go, until
+from cli.command import HOLD, Command, ended, let_go, until
 from interlock import completion, inspection
 
 
@@ -127,20 +127,10 @@ def test_a_killed_run_frees_the_name_and_takes_its_command_along(command: Comman
     assert holder.stdout is not None
     orphan = os.pidfd_open(int(holder.stdout.readline()))
     holder.kill()
-    assert signal_of_death(orphan)
+    assert ended(orphan)
     following = command("run", "job", "--timeout", "30", "--", "echo", "it ran")
     assert (following.returncode, following.stdout) == (0, "it ran\n")
     assert "died" in following.stderr
-
-
-def signal_of_death(pidfd: int) -> bool:
-    """Wait until the process is gone, which need not be a child of ours."""
-    import select
-
-    try:
-        return bool(select.select([pidfd], [], [], 30)[0])
-    finally:
-        os.close(pidfd)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -56,6 +56,9 @@ def examine(module: ModuleType, machine: Any, record: Any, op: Any, requests: Ma
     need(len(set(standing)) == len(standing), "a ticket stands once")
     need(set(standing) <= {*tickets(machine.kind, record), getattr(op, "ticket", None)}, "nobody appears unasked")
     _woken(machine, step, requests)
+    parts = machine.sessions(after)
+    need({ticket.session for ticket in standing} <= set(parts), "every session with a ticket has a part")
+    need(not isinstance(op, Evict) or op.session not in parts, "an evicted session has no part")
     check_record, check_step = KINDS[machine.kind]
     check_record(module, after)
     check_step(module, step)
@@ -139,7 +142,10 @@ def admission_step(module: ModuleType, step: Step) -> None:
     unread = isinstance(step.op, Leave) and step.op.why and any(entry.recovered for entry in guarded)
     if died or unread or step.before.recovered:
         need(step.after.recovered or any(_guards(step.after, entry) for entry in fresh), "the next holder can repair")
-        need(all(entry.recovered for entry in fresh[:1]), "the next holder is told of the death")
+        for entry in fresh:
+            need(entry.recovered, "whoever comes next is told of the death")
+            if _guards(step.after, entry):
+                break
 
 
 def _held(entry: Any) -> bool:
@@ -154,8 +160,10 @@ def _guards(record: Any, entry: Any) -> bool:
 def barrier_record(module: ModuleType, record: Any) -> None:
     """Arrivals and a verdict never stand side by side, and a full generation can be completed by any of its parties."""
     need(not (record.arrivals and record.broken), "nobody waits at a broken barrier")
-    need(len(record.arrivals) <= record.parties or not record.arrivals, "no more arrivals than parties")
+    need(len(record.arrivals) <= record.parties, "no more arrivals than parties")
     need(len(record.arrivals) + len(record.notices) <= module.LIMIT, "the record is bounded")
+    members, arrived = ({place.ticket.session for place in row} for row in (record.members, record.arrivals))
+    need(not record.lost or members.isdisjoint(arrived), "nobody who comes back waits for the dead")
     for index, party in enumerate(record.arrivals):
         asked = module.Arrive(party.ticket, record.parties, party.label)
         _, outcome = module.BARRIER.apply(record, asked)
@@ -167,6 +175,8 @@ def barrier_record(module: ModuleType, record: Any) -> None:
             ahead = record.arrivals[index - 1].ticket.session
             need(outcome.then is None, "only a full generation can be completed")
             need(ahead in outcome.watch or ahead == party.ticket.session, "the waiting watch one another in a ring")
+            missed = members - arrived if index == 0 else set()
+            need(missed <= set(outcome.watch), "the first to wait watches who has not come back")
 
 
 def barrier_step(module: ModuleType, step: Step) -> None:

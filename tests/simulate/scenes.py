@@ -110,7 +110,7 @@ class Locks(Scene):
         return Lock(participant, "a")
 
     def programme(self, participant: Participant, number: int) -> Script:
-        for _ in range(self.random.randint(1, 3)):
+        for _ in range(self.random.randint(1, 4)):
             lock = self.side(participant)
             try:
                 grant = yield from lock._take(self.random.choice((None, None, 0.0, 0.3, 2.0)))
@@ -132,7 +132,7 @@ class Locks(Scene):
             try:
                 return (yield from lock._give_back(grant))
             except Unavailable:
-                yield Pause(0.1)
+                continue  # nothing was sent, and the hold stays
             except OutcomeUnknown:
                 return None
 
@@ -200,13 +200,13 @@ class Barriers(Scene):
 
     def programme(self, participant: Participant, number: int) -> Script:
         barrier = Barrier(participant, "a", self.size)
-        for _ in range(self.random.randint(1, 3)):
+        for _ in range(self.random.randint(1, 4)):
             yield self.pause()
             self.waiting[number] = self.world.now
             try:
                 arrival = yield from barrier._wait(self.random.choice((3.0, 6.0, 20.0)))
                 self._pass(arrival)
-            except (BrokenBarrier, *TROUBLE):
+            except (BrokenBarrier, AcquireTimeout, *TROUBLE):
                 if self.random.random() < 0.5:
                     return
                 yield from tolerant(submit(Reset()))
@@ -216,7 +216,9 @@ class Barriers(Scene):
         seen = self.passed.setdefault(arrival.generation, set())
         if not seen:
             last = max(self.waiting.values())
-            living = [number for number in self.waiting if not self.world.provably_dead(self.world.actors[number], last)]
+            living = [
+                number for number in self.waiting if not self.world.provably_dead(self.world.actors[number], last)
+            ]
             need(len(living) >= self.size, "the barrier let go before all had arrived")
         need(arrival.index not in seen, "two parties have one index")
         need(0 <= arrival.index < self.size, "an index is out of range")
@@ -237,16 +239,13 @@ class Events(Scene):
         super().play()
 
     def _last(self) -> Script:
-        yield Pause(20.0)
-        while True:
-            try:
-                return (yield from submit(Set()))
-            except Unavailable:
-                yield Pause(0.1)
+        while not all(actor.ended for actor in self.world.actors[1:]):
+            yield Pause(20.0)
+            yield from tolerant(submit(Set()))
 
     def programme(self, participant: Participant, number: int) -> Script:
         event = Event(participant, "a")
-        for _ in range(self.random.randint(1, 3)):
+        for _ in range(self.random.randint(1, 4)):
             yield self.pause()
             began, choice = self.world.now, self.random.random()
             try:

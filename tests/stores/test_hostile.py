@@ -15,10 +15,27 @@ import interlock
 from crash.processes import collected, fork, wait
 from interlock.abc import Leave, Ticket
 from interlock.machines.admission import LOCK, Acquire
+from interlock.stores import file
 from interlock.stores.file import FileStore
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems and becomes another user")
 NOBODY = 65534
+
+
+def stranger(work: Callable[[], object]) -> None:
+    """Run `work` in a process that has not opened any space yet."""
+
+    def afresh() -> None:
+        file._stores.clear()
+        work()
+
+    with collected():
+        assert wait(fork(afresh), 10) == 0
+
+
+def lock_once(path: Path) -> None:
+    with interlock.connect(f"file://{path}") as session, session.lock("name"):
+        pass
 
 
 def refused(path: Path, *words: str) -> interlock.Unavailable:
@@ -53,8 +70,7 @@ def test_a_directory_without_permission(tmp_path: Path) -> None:
         if folder.stat().st_uid == os.getuid() and str(folder).startswith("/tmp/"):
             os.chmod(folder, 0o755)
     (tmp_path / "empty").mkdir(mode=0o755)
-    with interlock.connect(f"file://{tmp_path}/used") as session, session.lock("name"):
-        pass
+    lock_once(tmp_path / "used")
 
     def as_nobody() -> None:
         os.setgid(NOBODY)
@@ -63,8 +79,7 @@ def test_a_directory_without_permission(tmp_path: Path) -> None:
         refused(tmp_path / "missing", "permission denied")
         refused(tmp_path / "used", "permission denied")
 
-    with collected():
-        assert wait(fork(as_nobody)) == 0
+    stranger(as_nobody)
     assert sorted(os.listdir(tmp_path)) == ["empty", "used"]
     assert os.listdir(tmp_path / "empty") == []
 
@@ -89,8 +104,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 def test_a_read_only_file_system(mount: Callable[..., Path]) -> None:
     """A read-only mount is refused, with and without a space on it; what is on it can still be looked at."""
     path = mount("size=1m")
-    with interlock.connect(f"file://{path}/used") as session, session.lock("name"):
-        pass
+    stranger(lambda: lock_once(path / "used"))
     subprocess.run(["mount", "-o", "remount,ro", str(path)], check=True, capture_output=True)
     assert refused(path / "new", "read-only").errno == errno.EROFS  # type: ignore[attr-defined]
     refused(path / "used", "read-only")
@@ -193,8 +207,7 @@ def test_nothing_planted_is_used_or_harmed(tmp_path: Path, victim: str, planted:
             assert planted == "folder"
             assert victim in ("records", "sessions")
 
-    with collected():
-        assert wait(fork(use), 10) == 0
+    stranger(use)
     assert os.listdir(elsewhere) == ["precious"]
     assert (elsewhere / "precious").read_text() == "precious"
     if planted == "file":
@@ -205,8 +218,7 @@ def test_nothing_planted_is_used_or_harmed(tmp_path: Path, victim: str, planted:
 def test_without_wake_up_words_waiting_polls(tmp_path: Path, planted: str) -> None:
     """Something else in place of the wake-up words costs wake-ups, not safety: waiting polls, the plant stays."""
     path = tmp_path / "space"
-    with interlock.connect(f"file://{path}") as session, session.lock("name"):
-        pass
+    lock_once(path)
     (path / "wake").unlink(missing_ok=True)
     (tmp_path / "precious").write_bytes(b"p" * 20_000)
     {
@@ -232,7 +244,9 @@ def test_without_wake_up_words_waiting_polls(tmp_path: Path, planted: str) -> No
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"interlock 2 v=3\n", b"4711\n", b"\0" * 4096, os.urandom(300)], ids=lambda content: content[:11]
+    "content",
+    [b"", b"interlock 2 v=3\n", b"4711\n", b"\0" * 4096, bytes(range(255, 0, -1))],
+    ids=["empty", "newer", "foreign", "zeros", "random"],
 )
 def test_a_strange_record_is_refused_and_kept(file_url: str, tmp_path: Path, content: bytes) -> None:
     """An empty, newer, foreign or random record is `RecordInvalid` for every reader, listed as such, and kept as it is."""

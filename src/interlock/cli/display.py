@@ -91,7 +91,7 @@ def steps(found: Sequence[Step], as_json: bool, *, applied: bool) -> None:
     if not applied and doable:
         click.echo(f"{doable} to clear; nothing was changed: --apply does it", err=True)
     if not found:
-        click.echo("nothing to clear", err=True)
+        click.echo("nothing to do", err=True)
 
 
 def _row(status: Status) -> tuple[str, ...]:

@@ -188,7 +188,7 @@ _ENTRY = (
 )
 _PLAIN = _ENTRY.replace("(", "(?:")
 _RECORD = re.compile(
-    r'\{"token":(\d{1,18}),"permits":(\d{1,9}),"recovered":(true|false),'
+    r'\{"token":(\d{1,18}),"permits":(\d{1,18}),"recovered":(true|false),'
     rf'"entries":\[((?:{_PLAIN}(?:,{_PLAIN})*)?)\]\}}',
     re.ASCII,
 )
@@ -246,7 +246,7 @@ class Admission:
             ]
         )
         record = Record(int(token), int(permits), recovered == "true", entries)
-        if len(entries) > 1:
+        if entries and (len(entries) > 1 or entries[0].token > record.token):
             _check(record)
         return record
 

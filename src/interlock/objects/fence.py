@@ -133,7 +133,7 @@ class Fence(Named):
 
     def _settle(self, ticket: Ticket) -> Script:
         try:
-            outcome = yield from settle(self._join(ticket), self.timeout)
+            outcome = yield from settle(self._join(ticket), self.timeout, stands=True)
         except TimedOut as late:
             raise self._timed_out(late) from None
         if outcome.state not in ("yours", "done", "failed", "died"):

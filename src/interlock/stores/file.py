@@ -417,13 +417,34 @@ class FileStore:
 
     def discard(self, name: str) -> str | None:
         space, filed = self._opened(), file_name(name)
+        aside = f".damaged-{filed}-{os.urandom(4).hex()}"
         with self._guard, space.locked():
             if not isinstance(self._look(filed), RecordInvalid):
                 return None
-            aside = f".damaged-{filed}-{os.urandom(4).hex()}"
-            os.rename(filed, aside, src_dir_fd=space.records, dst_dir_fd=space.records)
             space.raise_floor(space.floor() + LEAP)
+            try:
+                fd = space.open(filed, os.O_RDWR, space.records)
+            except (RecordInvalid, IsADirectoryError):  # no file at all, so nobody has it open
+                os.rename(filed, aside, src_dir_fd=space.records, dst_dir_fd=space.records)
+            else:
+                try:
+                    if not self._set_aside(filed, fd, aside):
+                        return None
+                finally:
+                    os.close(fd)
         return os.path.join(self.path, "records", aside)
+
+    def _set_aside(self, filed: str, fd: int, aside: str) -> bool:
+        """Keep the bytes under another name, and mark the file itself as removed for those who have it open."""
+        space = self._opened()
+        if not _kernel_lock.acquire(space.primitive, fd, time.monotonic() + 1.0):
+            raise Unavailable(f"the damaged record {filed} is locked by another process", scope=self.url)
+        if not isinstance(self._look(filed), RecordInvalid):
+            return False
+        space.publish(aside, space.records, os.pread(fd, os.fstat(fd).st_size, 0))
+        os.pwrite(fd, blank(RETIRED), 0)
+        os.unlink(filed, dir_fd=space.records)
+        return True
 
     def _bury(self, name: str, deadline: float | None) -> None:
         """Finish a removal whose author died between the last mark and the unlink."""

@@ -1,0 +1,125 @@
+"""How many updates a second does a small JSON document take from 8 processes that all change it?
+
+The peers are used as everybody uses them: take the lock, read, write a temporary file, rename it over the document.
+With sync, all of them sync the file before the rename and the directory after it. Every process adds one to a counter,
+so a lost update shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from measure import Effort, Panel, clock, fairness, together
+from peers import (
+    FASTENERS,
+    FILE,
+    FILELOCK,
+    PORTALOCKER,
+    Peer,
+    fasteners_lock,
+    filelock_lock,
+    installed,
+    portalocker_lock,
+)
+from report import Target
+
+from interlock.files import JsonFile
+
+COUNT = 8
+_FAST = "8 processes update a JSON document of 1 kB"
+_SYNCED = f"{_FAST}, synced to disk"
+TARGETS = tuple(
+    target
+    for title in (_FAST, _SYNCED)
+    for target in (
+        Target(title, "per second", 1.5, most=False, than=FILELOCK),
+        Target(title, "fairness", 2),
+        Target(title, "least", 1, most=False),
+        Target(title, "lost", 0),
+    )
+)
+Update = Callable[[Callable[[Any], Any]], Any]
+
+
+def measure(effort: Effort) -> list[Panel]:
+    """Without and with sync, for each peer and repeat."""
+    panels = []
+    for title, sync in ((_FAST, False), (_SYNCED, True)):
+        panel = Panel(title, "per second", FILELOCK, more_is_better=True)
+        for _ in range(effort.repeats(3)):
+            for peer in installed(_documents(sync)):
+                _sample(panel, peer, effort)
+        panels.append(panel)
+    return panels
+
+
+def _sample(panel: Panel, peer: Peer, effort: Effort) -> None:
+    seconds = effort.seconds(0.9)
+    path = os.path.join(peer.prepare(effort.fresh()), "document.json")
+    with open(path, "w") as file:
+        json.dump({"updates": 0, "text": "x" * 1000}, file)
+    counts = together(COUNT, _update, peer.attach, path, seconds)
+    with open(path) as file:
+        kept = json.load(file)["updates"]
+    panel.add(
+        peer.name,
+        per_second=sum(counts) / seconds,
+        fairness=fairness(counts),
+        least=min(counts),
+        lost=sum(counts) - kept,
+    )
+
+
+def _update(index: int, start: Callable[[], Any], attach: Callable[[str], Update], path: str, seconds: float) -> int:
+    update = attach(path)
+    start()
+    count, end = 0, clock() + seconds
+    while clock() < end:
+        update(_one_more)
+        count += 1
+    return count
+
+
+def _one_more(document: Any) -> Any:
+    document["updates"] += 1
+    return document
+
+
+def _documents(sync: bool) -> tuple[Peer, ...]:
+    return (
+        Peer(FILE, str, lambda path: JsonFile(path, sync=sync).update),
+        Peer(FILELOCK, str, lambda path: _by_hand(filelock_lock(path + ".lock"), path, sync)),
+        Peer(PORTALOCKER, str, lambda path: _by_hand(portalocker_lock(path + ".lock"), path, sync)),
+        Peer(FASTENERS, str, lambda path: _by_hand(fasteners_lock(path + ".lock"), path, sync)),
+    )
+
+
+def _by_hand(lock: Any, path: str, sync: bool) -> Update:
+    """The idiom around somebody else's lock."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+
+    def update(change: Callable[[Any], Any]) -> None:
+        with lock:
+            with open(path) as file:
+                document = change(json.load(file))
+            with open(temporary, "w") as file:
+                json.dump(document, file)
+                if sync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+            if sync:
+                _sync_directory(os.path.dirname(path))
+
+    return update
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,298 @@
+"""Records that go away: retired by us, removed by a cleaner, set aside as damaged; and descriptors that must not stay."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import interlock
+from crash.processes import Board, collected, eventually, fork, kill, wait
+from interlock.abc import Leave, Ticket
+from interlock.machines.admission import LOCK, Acquire
+from interlock.stores._kernel_lock import PRIMITIVES
+from interlock.stores._space import file_name
+from interlock.stores.file import CHECK_S, LEAP, RETIRED
+
+
+def record(tmp_path: Path, name: str = "name") -> Path:
+    return tmp_path / "space" / "records" / file_name(name)
+
+
+def elsewhere(work: object) -> int:
+    """The exit code of `work` run in another process."""
+    with collected():
+        return wait(fork(work))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("deaths", [False, True])
+def test_takers_race_with_a_remover(file_url: str, deaths: bool) -> None:
+    """Four processes take a lock that a fifth removes whenever it is idle, or is killed at: one holder, tokens grow."""
+    board, rounds = Board(16), 200
+    inside, tokens, removed, done = 0, 1, 2, 3
+
+    def take() -> None:
+        chance = random.Random(os.getpid())
+        with interlock.connect(file_url) as session:
+            for _ in range(rounds):
+                with session.lock("name", timeout=30) as grant:
+                    board[inside] += 1
+                    assert board[inside] == 1, "two holders"
+                    assert grant.token > board[tokens], "a token went back"
+                    board[tokens] = grant.token
+                    board[inside] -= 1
+                time.sleep(chance.uniform(0, 0.002))
+            board[done] += 1
+
+    def remove() -> None:
+        store = interlock.connect(file_url).store
+        while True:
+            board[removed] += store.retire("name", LOCK)
+
+    with collected():
+        takers = [fork(take) for _ in range(4)]
+        remover = fork(remove)
+        while deaths and board[done] < 4 and board[inside] < 2:
+            time.sleep(random.uniform(0, 0.03))
+            kill(remover)
+            remover = fork(remove)
+        assert [wait(pid) for pid in takers] == [0] * 4
+        kill(remover)
+    assert board[removed] > (3 if deaths else 20), "hardly anything was removed, so this shows nothing"
+    assert board[tokens] == 4 * rounds
+
+
+def test_death_between_the_mark_and_the_removal(file_url: str, tmp_path: Path) -> None:
+    """A record that was marked as removed and still lies there is buried by the next comer; its tokens go on."""
+
+    def die_before_the_unlink() -> None:
+        unlink = os.unlink
+
+        def die(name: str, **options: int) -> None:
+            if not name.startswith("."):
+                os.kill(os.getpid(), signal.SIGKILL)
+            unlink(name, **options)
+
+        session = interlock.connect(file_url)
+        os.unlink = die  # type: ignore[assignment]
+        session.store.retire("name", LOCK)
+
+    with interlock.connect(file_url) as session:
+        for _ in range(7):
+            session.lock("name").acquire().release()
+        assert elsewhere(die_before_the_unlink) == -signal.SIGKILL
+        assert RETIRED in record(tmp_path).read_bytes()
+        assert session.store.read("name") is None
+        assert [found for found in session.store.records() if not isinstance(found, Exception)] == []
+        with session.lock("name", timeout=5) as grant:
+            assert grant.token == 8
+        assert session.store.read("name") is not None
+
+
+def test_only_idle_records_are_removed(file_url: str) -> None:
+    """A record that says anything stays: a holder, a flag, a death that nobody was told of."""
+    with interlock.connect(file_url) as session:
+        store = session.store
+        session.event("flag").set()
+        assert not store.retire("flag", interlock.Event.machine)
+        with session.lock("name"):
+            assert not store.retire("name", LOCK)
+        assert not store.retire("unused", LOCK)
+        assert store.retire("name", LOCK)
+        assert session.lock("name").acquire().token == 2
+
+
+def test_a_holder_learns_that_its_record_was_removed(file_url: str, tmp_path: Path) -> None:
+    """A cleaner removes a held record and a newcomer takes the lock: the first holder's release says its hold is lost."""
+    with interlock.connect(file_url) as session, interlock.connect(file_url) as other:
+        mine = session.lock("name").acquire()
+        record(tmp_path).unlink()
+        time.sleep(CHECK_S * 1.5)
+        theirs = other.lock("name").acquire(timeout=5)
+        with pytest.raises(interlock.SessionLost):
+            mine.release()
+        assert other.lock("name").locked()
+        theirs.release()
+
+
+def test_removing_a_name_spares_the_newcomers_record(file_url: str, tmp_path: Path) -> None:
+    """`retire` by a process whose own record file a cleaner removed does not remove the one that lies there now."""
+    with interlock.connect(file_url) as session:
+        session.lock("name").acquire().release()
+        record(tmp_path).unlink()
+        board = Board(2)
+
+        def hold() -> None:
+            interlock.connect(file_url).lock("name").acquire(timeout=5)
+            board[0] = 1
+            time.sleep(30)
+
+        with collected():
+            holder = fork(hold)
+            eventually(lambda: board[0])
+            assert not session.store.retire("name", LOCK)
+            assert record(tmp_path).exists()
+            assert session.lock("name").try_acquire() is None
+            kill(holder)
+            assert session.lock("name").acquire(timeout=5).recovered
+
+
+def test_a_removed_space_is_an_error_not_a_hang(file_url: str, tmp_path: Path) -> None:
+    """When the whole space is removed under its users, each use is a typed error that names it, and closing works."""
+    session, other = interlock.connect(file_url), interlock.connect(file_url)
+    grant = session.lock("name").acquire()
+    shutil.rmtree(tmp_path / "space")
+    time.sleep(CHECK_S * 1.5)
+    started = time.monotonic()
+    for use in (
+        grant.release,
+        lambda: other.lock("name").acquire(timeout=0.2),
+        lambda: session.lock("new").acquire(timeout=0.2),
+        lambda: session.once("once", lambda: 1, timeout=0.2),
+        lambda: session.store.retire("name", LOCK),
+        lambda: session.store.audit("line"),
+    ):
+        with pytest.raises((interlock.Unavailable, interlock.SessionLost, interlock.AcquireTimeout)) as caught:
+            use()
+        assert "space" in str(caught.value)
+    assert time.monotonic() - started < 5
+
+
+def test_setting_a_damaged_record_aside(file_url: str, tmp_path: Path) -> None:
+    """A damaged record is kept under another name, and the new one starts far above the tokens that were lost."""
+    with interlock.connect(file_url) as session:
+        for _ in range(3):
+            session.lock("name").acquire().release()
+        assert session.store.discard("name") is None
+        damaged = b"interlock 1 " + os.urandom(50)
+        record(tmp_path).write_bytes(damaged)
+        aside = session.store.discard("name")
+        assert aside is not None
+        assert Path(aside).read_bytes()[: len(damaged)] == damaged
+        with session.lock("name", timeout=5) as grant:
+            assert grant.token > LEAP
+        assert session.store.discard("name") is None
+
+
+def test_nobody_goes_on_with_a_record_that_was_set_aside(file_url: str, tmp_path: Path) -> None:
+    """Whoever has the damaged record open, and knows an undamaged state of it, joins the others at the new one."""
+    with interlock.connect(file_url) as session:
+        session.lock("name").acquire().release()
+        path, board = record(tmp_path), Board(2)
+        damaged = path.read_bytes().replace(b"token", b"TOKEN")
+        with path.open("r+b") as same_file:
+            same_file.write(damaged)
+
+        def set_aside_and_hold() -> None:
+            other = interlock.connect(file_url)
+            assert other.store.discard("name") is not None
+            other.lock("name").acquire(timeout=5)
+            board[0] = 1
+            time.sleep(30)
+
+        with collected():
+            fork(set_aside_and_hold)
+            eventually(lambda: board[0])
+            assert session.lock("name").try_acquire() is None, "two holders"
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"interlock 1 v=1\n"])
+def test_a_damaged_floor_is_named(file_url: str, tmp_path: Path, content: bytes) -> None:
+    """If the tokens of removed records cannot be read, new names are refused, by the floor's path; old names go on."""
+    with interlock.connect(file_url) as session:
+        for name in ("old", "gone"):
+            session.lock(name).acquire().release()
+        session.store.retire("gone", LOCK)
+        floor = tmp_path / "space" / "floor"
+        floor.write_bytes(content)
+        with pytest.raises(interlock.RecordInvalid) as caught:
+            session.lock("gone").acquire(timeout=1)
+        assert str(floor) in str(caught.value)
+        session.lock("old").acquire(timeout=1).release()
+        assert floor.read_bytes() == content
+
+
+def test_a_fork_amid_a_transaction_harms_neither_side(file_url: str) -> None:
+    """Children forked while a thread is in the middle of transactions work at once, and hold none of its locks open."""
+    session, stop = interlock.connect(file_url), threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            session.lock("busy").acquire().release()
+
+    def child() -> None:
+        mine = interlock.connect(file_url)
+        mine.lock("busy").acquire(timeout=20).release()
+        mine.lock("other").acquire(timeout=20).release()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        with collected():
+            for _ in range(60):
+                assert wait(fork(child)) == 0
+    finally:
+        stop.set()
+        thread.join()
+    session.lock("busy").acquire(timeout=5).release()
+
+
+def test_a_living_child_does_not_keep_a_dead_parents_lock(file_url: str) -> None:
+    """After a holder is killed its forked child lives on, and the lock is free with `recovered`."""
+    board = Board(4)
+
+    def parent() -> None:
+        session = interlock.connect(file_url)
+        session.lock("name").acquire()
+        board[0] = fork(lambda: time.sleep(20))
+        time.sleep(20)
+
+    with interlock.connect(file_url) as session, collected():
+        holder = fork(parent)
+        eventually(lambda: board[0])
+        assert session.lock("name").try_acquire() is None
+        kill(holder)
+        grant = session.lock("name").acquire(timeout=5)
+        assert grant.recovered
+        os.kill(board[0], signal.SIGKILL)
+
+
+CLOSING_UNLOCKS = pytest.mark.xfail(reason="POSIX locks vanish when any descriptor of the file is closed", strict=True)
+
+
+@pytest.mark.parametrize(
+    "primitive", [pytest.param(name, marks=CLOSING_UNLOCKS if name == "lockf" else ()) for name in sorted(PRIMITIVES)]
+)
+def test_looking_does_not_let_others_into_a_transaction(file_url: str, primitive: str) -> None:
+    """While one thread changes a record another thread looks at it: no change of this or another process is lost."""
+    url, rounds = f"{file_url}?primitive={primitive}", 400
+
+    def churn(serials: int) -> None:
+        session = interlock.connect(url)
+        stop = threading.Event()
+
+        def look() -> None:
+            while not stop.is_set():
+                session.store.read("crowd")
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        for serial in range(rounds):
+            ticket = Ticket(session.id, serials + serial)
+            session.store.transact("crowd", LOCK, Acquire(ticket))
+            assert session.store.transact("crowd", LOCK, Leave(ticket)).state == "left", "a change was lost"
+        stop.set()
+        thread.join()
+
+    with collected():
+        for pid in [fork(lambda: churn(0)), fork(lambda: churn(0))]:
+            assert wait(pid) == 0
+    stored = interlock.connect(url).store.read("crowd")
+    assert stored is not None
+    assert stored.version == 1 + 2 * 2 * rounds
