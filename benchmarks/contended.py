@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from measure import Effort, Panel, clock, fairness, quantile, together
+from measure import Effort, Panel, Start, clock, fairness, quantile, together
 from peers import FILELOCK, Peer, shared_locks
 from report import Target
 
@@ -47,7 +47,7 @@ def _sample(panel: Panel, peer: Peer, count: int, effort: Effort) -> None:
 
 
 def _hammer(
-    index: int, start: Callable[[], Any], attach: Callable[[Any], Any], shared: Any, seconds: float
+    index: int, start: Start, attach: Callable[[Any], Any], shared: Any, seconds: float
 ) -> tuple[int, list[tuple[float, int]]]:
     """Turns taken, and a sample of the waits, each with the number of waits it stands for."""
     lock = attach(shared)
@@ -55,11 +55,13 @@ def _hammer(
     acquire()
     release()
     waits = []
-    start()
-    end = clock() + seconds
-    while (asked := clock()) < end:
+    window = start(seconds)
+    while window.open():
+        asked = clock()
         acquire()
-        waits.append(clock() - asked)
+        got = clock()
         release()
+        if window.counts(asked):
+            waits.append(got - asked)
     step = max(1, len(waits) // SAMPLES)
     return len(waits), [(wait, step) for wait in waits[::step]]

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 clock = time.perf_counter
 _fork = multiprocessing.get_context("fork")
 LIMIT_S = 30.0  # whoever has not answered by then is hung
+EDGE_S = 0.1  # turns taken before those that count
 
 
 class Effort(NamedTuple):
@@ -96,17 +98,44 @@ class Worker:
 def _run(work: Callable[..., Any], pipe: Any, args: tuple[Any, ...]) -> None:
     try:
         work(pipe, *args)
-    except BaseException as error:
-        pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
-        raise
+    except BaseException:
+        pipe.send(RuntimeError(traceback.format_exc()))
     finally:
         pipe.close()
 
 
+class Window(NamedTuple):
+    """When turns count: everybody is at it some time before and after, so that nobody is counted while alone."""
+
+    begin: float
+    end: float
+
+    def open(self) -> bool:
+        """Whether to go on taking turns."""
+        return clock() < self.end + EDGE_S / 2
+
+    def counts(self, started: float) -> bool:
+        """Whether a turn that was started then counts."""
+        return self.begin <= started < self.end
+
+
+Start = Callable[[float], Window]  # takes the seconds to count
+
+
 def together(count: int, work: Callable[..., Any], *args: Any) -> list[Any]:
-    """Results of ``work(index, start, *args)`` in `count` processes; each calls `start` when it is ready to go."""
-    barrier = _fork.Barrier(count)
-    workers = [Worker(_join_in, index, barrier, work, args) for index in range(count)]
+    """Results of ``work(index, start, *args)`` in `count` processes.
+
+    Each calls `start` when it is ready, returns from it when all are, and gets the same `Window` as all.
+    """
+    ready = _fork.Value("d")
+    barrier = _fork.Barrier(count, lambda: setattr(ready, "value", clock()))
+
+    def start(seconds: float) -> Window:
+        barrier.wait(LIMIT_S)
+        begin = ready.value + EDGE_S
+        return Window(begin, begin + seconds)
+
+    workers = [Worker(_join_in, index, start, work, args) for index in range(count)]
     try:
         return [worker.receive() for worker in workers]
     finally:
@@ -114,8 +143,8 @@ def together(count: int, work: Callable[..., Any], *args: Any) -> list[Any]:
             worker.end()
 
 
-def _join_in(pipe: Any, index: int, barrier: Any, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    pipe.send(work(index, lambda: barrier.wait(LIMIT_S), *args))
+def _join_in(pipe: Any, index: int, start: Start, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    pipe.send(work(index, start, *args))
     pipe.poll(LIMIT_S)  # a process that ends early would be one competitor less, and a dead session to find
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from measure import Effort, Panel, clock, fairness, together
+from measure import Effort, Panel, Start, clock, fairness, together
 from peers import FILELOCK, Peer, reader_writer_locks
 from report import Target
 
@@ -50,17 +50,18 @@ def _turns(peer: Peer, effort: Effort, seconds: float, writes: list[float]) -> l
 
 
 def _use(
-    index: int, start: Callable[[], Any], attach: Callable[[Any], Any], shared: Any, seconds: float, writes: list[float]
+    index: int, start: Start, attach: Callable[[Any], Any], shared: Any, seconds: float, writes: list[float]
 ) -> int:
     sides = attach(shared)
     draw = random.Random(index).random
     mine = writes[index]
     with sides.write():
         pass
-    start()
-    turns, end = 0, clock() + seconds
-    while clock() < end:
+    window = start(seconds)
+    turns = 0
+    while window.open():
+        asked = clock()
         with sides.write() if draw() < mine else sides.read():
             pass
-        turns += 1
+        turns += window.counts(asked)
     return turns

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from measure import Effort, Panel, clock, times, together
+from measure import Effort, Panel, Start, clock, times, together
 from peers import FILE, MULTIPROCESSING, Peer
 from report import Target
 
@@ -48,10 +48,10 @@ def _barriers(parties: int) -> tuple[Peer, ...]:
 
 
 def _rounds(
-    index: int, start: Callable[[], Any], attach: Callable[[Any], Any], shared: Any, repeats: int, rounds: int
+    index: int, start: Start, attach: Callable[[Any], Any], shared: Any, repeats: int, rounds: int
 ) -> list[float]:
     wait = attach(shared).wait
-    start()
+    start(0)
     wait()
     taken = []
     for _ in range(repeats):

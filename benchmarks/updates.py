@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from measure import Effort, Panel, clock, fairness, together
+from measure import Effort, Panel, Start, clock, fairness, together
 from peers import (
     FASTENERS,
     FILE,
@@ -61,7 +61,9 @@ def _sample(panel: Panel, peer: Peer, effort: Effort) -> None:
     path = os.path.join(peer.prepare(effort.fresh()), "document.json")
     with open(path, "w") as file:
         json.dump({"updates": 0, "text": "x" * 1000}, file)
-    counts = together(COUNT, _update, peer.attach, path, seconds)
+    results = together(COUNT, _update, peer.attach, path, seconds)
+    counts = [counted for counted, _ in results]
+    made = sum(every for _, every in results)
     with open(path) as file:
         kept = json.load(file)["updates"]
     panel.add(
@@ -69,18 +71,21 @@ def _sample(panel: Panel, peer: Peer, effort: Effort) -> None:
         per_second=sum(counts) / seconds,
         fairness=fairness(counts),
         least=min(counts),
-        lost=sum(counts) - kept,
+        lost=made - kept,
     )
 
 
-def _update(index: int, start: Callable[[], Any], attach: Callable[[str], Update], path: str, seconds: float) -> int:
+def _update(index: int, start: Start, attach: Callable[[str], Update], path: str, seconds: float) -> tuple[int, int]:
+    """The updates that count, and all that were made."""
     update = attach(path)
-    start()
-    count, end = 0, clock() + seconds
-    while clock() < end:
+    window = start(seconds)
+    counted = every = 0
+    while window.open():
+        asked = clock()
         update(_one_more)
-        count += 1
-    return count
+        counted += window.counts(asked)
+        every += 1
+    return counted, every
 
 
 def _one_more(document: Any) -> Any:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
-from interlock.abc import Leave, Machine, Store
+from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit, reach
+from interlock.abc import Leave, Machine, Outcome, Store
 from interlock.errors import InterlockError, OutcomeUnknown, Unavailable
 
 logger = logging.getLogger("interlock")
@@ -28,6 +28,11 @@ class Target(NamedTuple):
     name: str
     machine: Machine
     words: Callable[[Report], str]
+
+    def attempt(self, op: Any, timeout: float | None = None) -> Outcome:
+        """Submit an op before there is a script, because most ops need none; see `block` for those that do."""
+        deadline = None if timeout is None else reach(time.monotonic() + timeout)
+        return self.store.transact(self.name, self.machine, op, deadline)
 
     def submit(self, effect: Submit) -> Any:
         return self.store.transact(self.name, self.machine, effect.op, effect.deadline)
@@ -81,16 +86,21 @@ def perform(target: Target, effect: Any) -> Any:
     return _PERFORM[type(effect)](target, effect)
 
 
-def block(script: Script, target: Target) -> Any:
+def block(script: Script, target: Target, made: Outcome | BaseException | None = None) -> Any:
     """Run a script in the calling thread and return its result.
 
-    An exception in between, a signal's included, goes through the script, which leaves before it lets it out.
+    An exception in between, a signal's included, goes through the script, which leaves before it lets it out. `made` is
+    what the script's first submission came to, an error perhaps, where it has been made already.
     """
     step, answer = script.send, None
     while True:
         try:
             effect = step(answer)
-            step, answer = script.send, _PERFORM[type(effect)](target, effect)
+            if made is not None and type(effect) is Submit:
+                answer, made = made, None
+                step = script.throw if isinstance(answer, BaseException) else script.send
+            else:
+                step, answer = script.send, perform(target, effect)
         except StopIteration as stop:
             return stop.value
         except BaseException as error:

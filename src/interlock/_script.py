@@ -124,10 +124,10 @@ def settle(request: Any, timeout: float | None, again: Any = None, *, stands: bo
         deadline = started + timeout
     try:
         try:
-            outcome = yield Submit(request, _reach(deadline))
+            outcome = yield Submit(request, reach(deadline))
         except OutcomeUnknown:
             stands = True
-            outcome = yield from submit(request, _reach(deadline))
+            outcome = yield from submit(request, reach(deadline))
         if outcome.state not in UNSETTLED:
             return outcome
         stands = True
@@ -147,7 +147,7 @@ def settle(request: Any, timeout: float | None, again: Any = None, *, stands: bo
         raise
 
 
-def _reach(deadline: float | None) -> float | None:
+def reach(deadline: float | None) -> float | None:
     """The last look still has to reach the record: allow it the time of a few busy neighbours."""
     return None if deadline is None else deadline + GRACE_S / 4
 
@@ -160,12 +160,12 @@ def _wait(request: Any, outcome: Outcome, started: float, deadline: float | None
         if fresh and outcome.state == WAITING and outcome.then is None:
             fresh = False
         else:
-            behind = yield from _look(outcome, _reach(deadline))
+            behind = yield from _look(outcome, reach(deadline))
             if behind is None:
-                outcome = yield from submit(request, _reach(deadline))
+                outcome = yield from submit(request, reach(deadline))
                 continue
             if outcome.then is not None:
-                outcome = yield from submit(outcome.then, _reach(deadline))
+                outcome = yield from submit(outcome.then, reach(deadline))
                 if outcome.state not in UNSETTLED:
                     return outcome
             now, _ = yield NOW
@@ -177,7 +177,7 @@ def _wait(request: Any, outcome: Outcome, started: float, deadline: float | None
                 gap *= 2
                 report_at = now + gap
         yield Park(request.ticket, _earlier(deadline, report_at))
-        outcome = yield from submit(request, _reach(deadline))
+        outcome = yield from submit(request, reach(deadline))
     return outcome
 
 

@@ -185,6 +185,12 @@ def test_a_party_killed_before_it_arrives_is_missed(session: interlock.Session, 
     assert [who.pid for who in caught.value.missing] == [parties[0].pid]
 
 
+def works(session: interlock.Session, kind: type[interlock.Once] | type[interlock.Fence]) -> bool:
+    """Whether somebody computes or writes under the name."""
+    stored = session.store.read("a")
+    return stored is not None and "holds" in kind.machine.sessions(kind.machine.decode(stored.text)).values()
+
+
 def compute_for_ever(session: interlock.Session, name: str) -> Any:
     """Begin a computation and never end it."""
     return session.once(name, signal.pause)
@@ -194,16 +200,10 @@ def test_a_killed_worker_is_replaced(session: interlock.Session, peers: Peers, b
     """When the process that computes is killed, a waiting one computes."""
     worker = peers()
     worker.ask(compute_for_ever, "a")
-    until(lambda: worker_holds(session))
+    until(lambda: works(session, interlock.Once))
     waiting = background(lambda: session.once("a", lambda: "taken over", timeout=20))
     worker.kill()
     assert waiting.result() == "taken over"
-
-
-def worker_holds(session: interlock.Session) -> bool:
-    """Whether somebody computes under the name."""
-    machine, stored = interlock.Once.machine, session.store.read("a")
-    return stored is not None and "holds" in machine.sessions(machine.decode(stored.text)).values()
 
 
 def write_for_ever(session: interlock.Session, writer: int | None) -> None:
@@ -219,7 +219,7 @@ def test_a_killed_writer(file_url: str, peers: Peers, writer: int | None) -> Non
     dying = peers(rank=0, size=2)
     dying.ask(write_for_ever, writer)
     with interlock.connect(file_url, rank=1, size=2) as session:
-        until(lambda: session.store.read("a"))
+        until(lambda: works(session, interlock.Fence))
         dying.kill()
         if writer is None:
             assert session.single("a", lambda: "handed over", timeout=20) == "handed over"

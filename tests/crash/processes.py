@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import mmap
 import os
 import signal
-import struct
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from typing import Any
 
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
@@ -101,18 +102,18 @@ class Board:
 
 
 class Log:
-    """An append-only log of fixed-size entries: each goes in with one `O_APPEND` write, in the order of the writes."""
-
-    _ENTRY = struct.Struct("=qqqdd")
+    """An append-only log: each entry is one `O_APPEND` write, so the order of the entries is an order in real time."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
-    def add(self, kind: int, who: int, what: int = 0, began: float = 0.0, ended: float = 0.0) -> None:
-        """Append one entry."""
-        os.write(self._fd, self._ENTRY.pack(kind, who, what, began, ended))
+    def add(self, *entry: Any) -> None:
+        """Append one entry of JSON values."""
+        os.write(self._fd, json.dumps(entry).encode() + b"\n")
 
-    def entries(self) -> list[tuple[int, int, int, float, float]]:
+    def entries(self) -> list[Any]:
         """Everything written so far."""
-        size = os.fstat(self._fd).st_size
-        return list(self._ENTRY.iter_unpack(os.pread(self._fd, size - size % self._ENTRY.size, 0)))
+        return [json.loads(line) for line in os.pread(self._fd, os.fstat(self._fd).st_size, 0).splitlines()]
+
+    def close(self) -> None:
+        os.close(self._fd)

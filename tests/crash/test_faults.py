@@ -6,6 +6,7 @@ A child runs one round over everything that writes; its n-th call to the file sy
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -120,7 +121,7 @@ def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int],
     number = 0
     while True:
         number += 1
-        code = wait(fork(lambda: child(number)))
+        code = wait(fork(functools.partial(child, number)))
         if code == NOT_REACHED:
             return number - 1
         check(code)

@@ -58,6 +58,9 @@ class Faults(NamedTuple):
     expire: int = 1
 
 
+ONE_OF_EACH = Faults()
+
+
 class State(NamedTuple):
     """Everything that matters for what can come next; `memo` is the model's own memory."""
 
@@ -84,7 +87,7 @@ class Model:
 
     behind: Mapping[int, int] = {}  # a party, and the one that must begin before it: equal programs need one order
     mortal: tuple[int, ...] = ()  # who may crash
-    faults = Faults()
+    faults = ONE_OF_EACH
     certain: tuple[str, ...] = ()  # phases whose answers are never lost
     leaves_always_write = True  # the store's rule against the ghost
     memo: Any = None

@@ -50,11 +50,15 @@ def examine(module: ModuleType, machine: Any, record: Any, op: Any, requests: Ma
     need(machine.apply(record, op) == (after, outcome), "apply is pure")
     need(after is record or after != record, "the very same record comes back when nothing changed")
     _idempotent(machine, step)
-    need(machine.decode(machine.encode(after)) == after, "decode(encode(record)) is the record")
+    need(_read_back(machine, after) == after, "decode(encode(record)) is the record")
     need(machine.token(after) >= machine.token(record), "tokens never fall")
     standing = tickets(machine.kind, after)
     need(len(set(standing)) == len(standing), "a ticket stands once")
-    need(set(standing) <= {*tickets(machine.kind, record), getattr(op, "ticket", None)}, "nobody appears unasked")
+    known, asking = tickets(machine.kind, record), getattr(op, "ticket", None)
+    need(set(standing) <= {*known, asking}, "nobody appears unasked")
+    if not getattr(op, "wait", True) and asking not in known:
+        need(outcome.state != WAITING, "who tries once does not wait")
+        need(outcome.state != "refused" or after is record, "a refused try leaves nothing behind")
     _woken(machine, step, requests)
     parts = machine.sessions(after)
     need({ticket.session for ticket in standing} <= set(parts), "every session with a ticket has a part")
@@ -78,6 +82,13 @@ def tickets(kind: str, record: Any) -> list[Ticket]:
     return [seat.ticket for seat in record.seats if seat.state in ("waits", "writes")] + [
         waiting.ticket for waiting in record.queue
     ]
+
+
+def _read_back(machine: Any, record: Any) -> Any:
+    try:
+        return machine.decode(machine.encode(record))
+    except ValueError as error:
+        raise Violation(f"a record that decode refuses: {error}") from None
 
 
 def _idempotent(machine: Any, step: Step) -> None:
@@ -184,7 +195,9 @@ def barrier_step(module: ModuleType, step: Step) -> None:
     before, op, after, _ = step
     told = {notice.ticket: notice for notice in after.notices}
     for notice in before.notices:
-        need(step.removes(notice.ticket) or told.get(notice.ticket) == notice, "a verdict is kept until it is collected")
+        need(
+            step.removes(notice.ticket) or told.get(notice.ticket) == notice, "a verdict is kept until it is collected"
+        )
     fresh = [notice for notice in after.notices if notice not in before.notices]
     passed = [notice for notice in fresh if notice.broken is None]
     left = [party.ticket for party in before.arrivals if party.ticket not in {p.ticket for p in after.arrivals}]

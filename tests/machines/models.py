@@ -10,7 +10,7 @@ from typing import Any
 
 from interlock.abc import Leave, Outcome, Ticket
 from interlock.machines import admission, barrier, event, fence, once
-from machines.explorer import Faults, Model, Party, State, give_up, name
+from machines.explorer import ONE_OF_EACH, Faults, Model, Party, State, give_up, name
 from machines.laws import Step, Violation, need
 
 
@@ -32,7 +32,7 @@ class Admission(Model):
         self,
         programs: tuple[tuple[str, ...], ...],
         permits: int = 0,
-        faults: Faults = Faults(),
+        faults: Faults = ONE_OF_EACH,
         module: ModuleType = admission,
     ):
         super().__init__(module, module.SEMAPHORE if permits else module.LOCK, len(programs))
@@ -95,7 +95,7 @@ class Barrier(Model):
 
     certain = ("leave",)
 
-    def __init__(self, size: int, rounds: int = 2, faults: Faults = Faults(), module: ModuleType = barrier):
+    def __init__(self, size: int, rounds: int = 2, faults: Faults = ONE_OF_EACH, module: ModuleType = barrier):
         super().__init__(module, module.BARRIER, size)
         self.rounds, self.faults = rounds, faults
         self.behind = in_order(size)
@@ -147,7 +147,7 @@ def _verdict(outcome: Outcome) -> tuple[int, ...]:
 
 
 class Event(Model):
-    """Waiters, and one immortal party that sets, clears and sets again. Programs: ``wait``, ``try``, ``set``, ``clear``."""
+    """Waiters, and an immortal party that sets and clears. A program's words: wait, try, set, clear."""
 
     def __init__(self, programs: tuple[tuple[str, ...], ...], module: ModuleType = event):
         super().__init__(module, module.EVENT, len(programs))
@@ -180,7 +180,7 @@ class Once(Model):
 
     memo = False
 
-    def __init__(self, programs: tuple[tuple[str, ...], ...], faults: Faults = Faults(), module: ModuleType = once):
+    def __init__(self, programs: tuple[tuple[str, ...], ...], faults: Faults = ONE_OF_EACH, module: ModuleType = once):
         super().__init__(module, module.ONCE, len(programs))
         self.programs, self.faults = programs, faults
         if len(set(programs)) == 1:
@@ -241,7 +241,12 @@ class Fence(Model):
     memo = False
 
     def __init__(
-        self, size: int, turns: int = 2, writer: int | None = None, faults: Faults = Faults(), module: ModuleType = fence
+        self,
+        size: int,
+        turns: int = 2,
+        writer: int | None = None,
+        faults: Faults = ONE_OF_EACH,
+        module: ModuleType = fence,
     ):
         super().__init__(module, module.FENCE, size)
         self.turns, self.writer, self.faults = turns, writer, faults
@@ -265,9 +270,7 @@ class Fence(Model):
 
     def _collect(self, state: State, who: int, outcome: Outcome) -> Party:
         party = state.parties[who]
-        return party._replace(
-            phase="act", op=Leave(self.ticket(state, who)), seen=(*party.seen, _result(outcome))
-        )
+        return party._replace(phase="act", op=Leave(self.ticket(state, who)), seen=(*party.seen, _result(outcome)))
 
     def gave_up(self, state: State, who: int, outcome: Outcome) -> Party:
         party = state.parties[who]

@@ -76,7 +76,7 @@ def test_four_parties(case: str) -> None:
     "make", [QUICK["lock"][0], QUICK["semaphore"][0], QUICK["event"][0], QUICK["once"][0], QUICK["fence"][0]]
 )
 def test_the_ghost_walks_without_the_rule_for_leaving(make: Callable[[], Model]) -> None:
-    """If leaving did not always write, a request that comes late would take a place that nobody owns: found each time."""
+    """If leaving did not always write, a request that comes late would take a place that nobody owns."""
     model = make()
     model.leaves_always_write = False
     with pytest.raises(Violation, match="somebody still wants"):

@@ -42,7 +42,7 @@ def test_every_machine_is_tested() -> None:
 @settings(max_examples=120, deadline=None)
 @given(data=st.data())
 def test_every_step_keeps_every_law(kind: str, data: st.DataObject) -> None:
-    """Total, pure, idempotent, head granted, tokens grow, tickets once, encoding: at each step of any sequence of ops."""
+    """Total, pure, idempotent, head granted, tokens grow, tickets once, encoding: at each step of any walk."""
     draw_record(data, kind)
 
 
@@ -57,7 +57,7 @@ def test_the_size_is_bounded(kind: str, data: st.DataObject) -> None:
 
 @KINDS
 def test_one_too_many_is_told_the_limit(kind: str) -> None:
-    """The ticket after the last one that fits is told so and leaves no trace, even where all would be granted at once."""
+    """The ticket after the last that fits is told so and leaves no trace, even where it would be granted at once."""
     machine, module = BY_KIND[kind], MODULES[kind]
     ask = {
         "lock": lambda who: module.Acquire(who, shared=True),
@@ -215,7 +215,7 @@ def _refused_or_works(kind: str, line: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("kind", ["once", "fence"])
 def test_a_value_too_large_is_refused_and_the_writer_goes_on(kind: str) -> None:
-    """A result beyond the bound is told ``limit``; the one who made it still has the work and may say something shorter."""
+    """A result beyond the bound is told ``limit``; whoever made it has the work still and may say less."""
     machine, module = BY_KIND[kind], MODULES[kind]
     who = Ticket("a", 0)
     request = module.Claim(who) if kind == "once" else module.Join(who, "0", 1)

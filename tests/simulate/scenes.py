@@ -205,24 +205,29 @@ class Barriers(Scene):
             self.waiting[number] = self.world.now
             try:
                 arrival = yield from barrier._wait(self.random.choice((3.0, 6.0, 20.0)))
-                self._pass(arrival)
-            except (BrokenBarrier, AcquireTimeout, *TROUBLE):
-                if self.random.random() < 0.5:
-                    return
-                yield from tolerant(submit(Reset()))
-            del self.waiting[number]
+                self._pass(number, arrival)
+                continue
+            except BrokenBarrier:
+                del self.waiting[number]
+            except (AcquireTimeout, *TROUBLE):
+                pass  # whether it was let go is not known
+            if self.random.random() < 0.5:
+                return
+            yield from tolerant(submit(Reset()))
 
-    def _pass(self, arrival: Any) -> None:
+    def _pass(self, number: int, arrival: Any) -> None:
+        del self.waiting[number]
         seen = self.passed.setdefault(arrival.generation, set())
-        if not seen:
-            last = max(self.waiting.values())
-            living = [
-                number for number in self.waiting if not self.world.provably_dead(self.world.actors[number], last)
-            ]
-            need(len(living) >= self.size, "the barrier let go before all had arrived")
         need(arrival.index not in seen, "two parties have one index")
         need(0 <= arrival.index < self.size, "an index is out of range")
         seen.add(arrival.index)
+
+    def step(self, before: Any, op: Any, after: Any) -> None:
+        if after.generation == before.generation or isinstance(op, Reset):
+            return
+        actors, last = self.world.actors, max(self.waiting.values())
+        living = [number for number in self.waiting if not self.world.provably_dead(actors[number], last)]
+        need(len(living) >= self.size, "the barrier let go before all had arrived")
 
 
 class Events(Scene):

@@ -26,7 +26,7 @@ def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     ("kind", "shared"),
     [
         ("nfs", True), ("nfs4", True), ("lustre", True), ("gpfs", True), ("beegfs", True), ("cifs", True),
-        ("smb3", True), ("ceph", True), ("fuse.sshfs", True), ("fuse.glusterfs", True), ("9p", True), ("virtiofs", True),
+        ("smb3", True), ("fuse.glusterfs", True), ("ceph", True), ("fuse.sshfs", True), ("9p", True), ("virtiofs", True),
         ("ext4", False), ("xfs", False), ("btrfs", False), ("tmpfs", False), ("overlay", False), ("", False),
     ],
 )  # fmt: skip

@@ -24,8 +24,8 @@ def test_what_cannot_be_a_name_is_refused(file_url: str, tmp_path: Path, name: o
 
 ODD = [
     "a", "A", "a/b", "a/../b", "..", ".", "/etc/passwd", "../../x", "a\nb", "\n", " ", "a b", "-rf", "~", "*", "%00",
-    "ä", "a\u0308", "日本語", "\ud800", "\ud83d\ude00", "\U0001f600", "💾", "\x1b[31m", "x" * 1000, "settings.json", "con",
-    '"', "'", "\\", '{"kind":"lock"}',
+    "ä", "a\u0308", "日本語", "\ud800", "\ud83d\ude00", "\U0001f600", "💾", "\x1b[31m", "x" * 1000,
+    "settings.json", "con", '"', "'", "\\", '{"kind":"lock"}',
 ]  # fmt: skip
 
 

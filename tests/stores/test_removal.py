@@ -1,4 +1,4 @@
-"""Records that go away: retired by us, removed by a cleaner, set aside as damaged; and descriptors that must not stay."""
+"""Records that go away: retired, removed by a cleaner, set aside as damaged; and descriptors that must not stay."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_only_idle_records_are_removed(file_url: str) -> None:
 
 
 def test_a_holder_learns_that_its_record_was_removed(file_url: str, tmp_path: Path) -> None:
-    """A cleaner removes a held record and a newcomer takes the lock: the first holder's release says its hold is lost."""
+    """A cleaner removes a held record and a newcomer takes the lock: the first holder's release says so."""
     with interlock.connect(file_url) as session, interlock.connect(file_url) as other:
         mine = session.lock("name").acquire()
         record(tmp_path).unlink()

@@ -139,7 +139,7 @@ def test_settings_that_cannot_be_read_close_the_space(tmp_path: Path, settings: 
     (path / "settings.json").write_bytes(settings)
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        with pytest.raises(interlock.RecordInvalid, match="settings.json"):
+        with pytest.raises(interlock.RecordInvalid, match=r"settings\.json"):
             Space(str(path), None, create=True)
     assert len(os.listdir("/proc/self/fd")) == len(before)
     assert (path / "settings.json").read_bytes() == settings

@@ -72,6 +72,9 @@ class Held(NamedTuple):
     since: int
 
 
+_GONE = Outcome("gone")
+
+
 def _acquire(record: Record, op: Acquire) -> tuple[Record, Outcome]:
     entries = record.entries
     if not entries:
@@ -146,7 +149,7 @@ def _serve(record: Record, at: int) -> tuple[Record, tuple[Ticket, ...]]:
 def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
     kept = tuple([entry for entry in record.entries if entry.ticket != op.ticket])
     if len(kept) == len(record.entries):
-        return record, Outcome("gone")
+        return record, _GONE
     untold = bool(op.why) and any(
         entry.recovered and _repairs(record, entry) and takes(op, entry.ticket) for entry in record.entries
     )
@@ -157,7 +160,7 @@ def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
 def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
     kept = tuple([entry for entry in record.entries if entry.ticket.session != op.session])
     if len(kept) == len(record.entries):
-        return record, Outcome("gone")
+        return record, _GONE
     died = any(entry.token and _repairs(record, entry) and takes(op, entry.ticket) for entry in record.entries)
     served, woken = _serve(Record(record.token, record.permits, record.recovered or died, kept), op.at)
     return served, Outcome("left", unpark=woken)
@@ -176,7 +179,7 @@ def _downgrade(record: Record, op: Downgrade) -> tuple[Record, Outcome]:
             row = (*record.entries[:index], entry._replace(shared=True), *record.entries[index + 1 :])
             served, woken = _serve(record._replace(entries=row), op.at)
             return served, _standing(served, index)._replace(unpark=woken)
-    return record, Outcome("gone")
+    return record, _GONE
 
 
 # Encoded and decoded by hand, not by `json`: this is on the way of every acquire. The patterns accept what `encode`
@@ -252,13 +255,14 @@ class Admission:
 
 
 def _check(record: Record) -> None:
-    distinct(entry.ticket for entry in record.entries)
-    holding = [entry for entry in record.entries if entry.token]
-    if list(record.entries[: len(holding)]) != holding or any(entry.token > record.token for entry in holding):
+    tickets, shares, tokens, _, _ = zip(*record.entries, strict=True)
+    distinct(tickets)
+    holders = tokens.index(0) if 0 in tokens else len(tokens)
+    if any(tokens[holders:]) or max(tokens) > record.token:
         raise ValueError("holders out of order")
-    if len(holding) > 1 and any(not entry.shared for entry in holding):
+    if holders > 1 and not all(shares[:holders]):
         raise ValueError("two holders of an exclusive lock")
-    if record.permits and len(holding) > record.permits:
+    if record.permits and holders > record.permits:
         raise ValueError("more holders than permits")
 
 

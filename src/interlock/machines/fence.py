@@ -116,12 +116,16 @@ def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
     writer = turn.writer if not later else turn.queue[0].writer if turn.queue else op.writer
     if (turn.parties, writer) != (op.parties, op.writer):
         return record, Outcome("mismatch", (turn.parties, writer))
-    if len(turn.seats) - len(before) + len(turn.queue) >= LIMIT:
+    after, outcome = _line_up(turn, op) if later else _sit(turn, op)
+    if len(after.seats) + len(after.queue) > LIMIT:
         return record, Outcome("limit", LIMIT)
-    if later:
-        after = turn._replace(queue=(*turn.queue, op))
-        return after, _queued(after)
-    return _sit(turn, op)
+    return after, outcome
+
+
+def _line_up(record: Record, op: Join) -> tuple[Record, Outcome]:
+    """Wait for the next turn."""
+    after = record._replace(queue=(*record.queue, op))
+    return after, _queued(after)
 
 
 def _sit(record: Record, op: Join) -> tuple[Record, Outcome]:

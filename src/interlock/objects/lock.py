@@ -9,8 +9,9 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from interlock._runners import block
 from interlock._script import Abandon, Script, TimedOut, settle, submit
-from interlock.abc import Leave, Ticket
+from interlock.abc import Leave, Outcome, Ticket
 from interlock.errors import AcquireTimeout, Deadlock, NotHeld, Unavailable
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire, Downgrade, Held
 from interlock.objects.named import Named, check_count, check_timeout, wall_ms
@@ -43,7 +44,7 @@ class Grant:
 
     def release(self) -> None:
         """Give the hold back, from any thread of the process that obtained it. Raises `NotHeld` if that was done."""
-        self._lock._run(self._lock._give_back(self))
+        self._lock._release(self)
 
     def downgrade(self) -> None:
         """Turn a write hold into a read hold, atomically: waiting readers come in, no writer comes between.
@@ -91,7 +92,18 @@ class Lock(Named):
         Crash:   if a holder dies, the next waiter is granted with ``recovered=True`` within a second on one host.
         Cost:    one transaction of the store when free.
         """
-        grant: Grant = self._run(self._take(check_timeout(timeout)))
+        limit = check_timeout(timeout)
+        request = self._ask(limit)
+        if isinstance(request, Grant):
+            return request
+        answer: Outcome | BaseException
+        try:
+            answer = self._target.attempt(request, limit)
+            if answer.state == "granted":
+                return self._granted(request.ticket, answer.value)
+        except BaseException as error:
+            answer = error
+        grant: Grant = block(self._await(request, limit), self._target, answer)
         return grant
 
     def try_acquire(self) -> Grant | None:
@@ -106,7 +118,7 @@ class Lock(Named):
 
         Raises: NotHeld: this thread holds nothing here. SessionLost: the hold had been taken away (indefinite).
         """
-        self._run(self._give_back(None))
+        self._release(None)
 
     def __enter__(self) -> Grant:
         return self.acquire(self.timeout)
@@ -150,23 +162,33 @@ class Lock(Named):
         return None
 
     def _take(self, timeout: float | None) -> Script:
+        request = self._ask(timeout)
+        if isinstance(request, Grant):
+            return request
+        return (yield from self._await(request, timeout))
+
+    def _ask(self, timeout: float | None) -> Acquire | Grant:
+        """The request to submit, or the hold that a reentrant lock counts up instead."""
         session = self._session
-        owner = session.owner()
         holds = session.holds(self.name)
         if holds:
-            again = self._held_already(owner, holds)
+            again = self._held_already(session.owner(), holds)
             if again is not None:
                 return again
-        ticket = session.ticket()
-        request = Acquire(ticket, self._shared, self._permits, timeout != 0, wall_ms())
+        return Acquire(session.ticket(), self._shared, self._permits, timeout != 0, wall_ms())
+
+    def _await(self, request: Acquire, timeout: float | None) -> Script:
         try:
             outcome = yield from settle(request, timeout)
         except TimedOut as late:
             raise self._timed_out(late) from None
         if outcome.state != "granted":
             raise self._refused(outcome)
-        grant = Grant(self, ticket, owner, outcome.value)
-        session.keep(self.name, grant)
+        return self._granted(request.ticket, outcome.value)
+
+    def _granted(self, ticket: Ticket, held: Held) -> Grant:
+        grant = Grant(self, ticket, self._session.owner(), held)
+        self._session.keep(self.name, grant)
         return grant
 
     def _held_already(self, owner: int, holds: list[Grant]) -> Grant | None:
@@ -185,20 +207,41 @@ class Lock(Named):
                 )
         return None
 
+    def _release(self, grant: Grant | None) -> None:
+        """Give back a grant, or the calling thread's own."""
+        grant, op = self._due(grant)
+        if op is None:
+            return
+        answer: Outcome | BaseException
+        try:
+            answer = self._target.attempt(op)
+            if answer.state == "left":
+                self._session.drop(self.name, grant)
+                return
+        except BaseException as error:
+            answer = error
+        block(self._return(grant, op), self._target, answer)
+
     def _give_back(self, grant: Grant | None) -> Script:
-        holds = self._holds()
-        if grant is None:
-            grant = self._mine()
-        if grant is None or grant not in holds:
+        grant, op = self._due(grant)
+        if op is not None:
+            yield from self._return(grant, op)
+
+    def _due(self, grant: Grant | None) -> tuple[Grant, Leave | None]:
+        """The grant to give back, and the op that does it; no op while a reentrant hold is only counted down."""
+        found = grant or self._mine()
+        if found is None or found not in self._holds():
             raise NotHeld(
                 f"{self!r} is not held by this {'thread' if grant is None else 'grant any more'}",
                 name=self.name,
                 scope=self._session.url,
             )
-        if grant._depth > 1:
-            grant._depth -= 1
-            return
-        op = Leave(grant._ticket, wall_ms())
+        if found._depth > 1:
+            found._depth -= 1
+            return found, None
+        return found, Leave(found._ticket, wall_ms())
+
+    def _return(self, grant: Grant, op: Leave) -> Script:
         try:
             outcome = yield from submit(op)
         except Unavailable:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _YIELDS = 64  # attempts that only let others run, before sleeping between attempts
-_LONGEST_SLEEP_S = 0.002
+_SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00002, 0.002
 
 
 class Primitive(NamedTuple):
@@ -35,30 +35,31 @@ class Primitive(NamedTuple):
     try_lock: Callable[[int], bool]
     unlock: Callable[[int], None]
     held_by_other: Callable[[int], bool]
+    lock: Callable[[int], None] | None = None  # waits in the kernel, woken at once, without a deadline
     per_process: bool = False
 
 
 def acquire(primitive: Primitive, fd: int, deadline: float | None = None) -> bool:
     """Take the lock, waiting until `deadline` (monotonic); False if time ran out.
 
-    Locks guard a few microseconds of work, so the wait yields first and then sleeps briefly; a blocking call would be
-    simpler but could not keep a deadline when the owner is stopped.
+    Locks guard a few microseconds of work, so the wait yields first. Then it sleeps: in the kernel where no deadline
+    has to be kept, else briefly between attempts, because a blocking call could not keep one if the owner is stopped.
     """
     try_lock = primitive.try_lock
-    if try_lock(fd):
-        return True
-    pause, attempt = 0.00002, 0
-    while True:
-        if attempt < _YIELDS:
-            _yield()
-        else:
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            time.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST_SLEEP_S)
+    for _ in range(_YIELDS):
         if try_lock(fd):
             return True
-        attempt += 1
+        _yield()
+    if deadline is None and primitive.lock is not None:
+        primitive.lock(fd)
+        return True
+    pause = _SHORTEST_SLEEP_S
+    while not try_lock(fd):
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 1.1, _LONGEST_SLEEP_S)
+    return True
 
 
 _yield: Callable[[], object] = getattr(os, "sched_yield", None) or (lambda: time.sleep(0))
@@ -98,7 +99,7 @@ else:
 
     _WRITE, _UNLOCK = _request(fcntl.F_WRLCK), _request(fcntl.F_UNLCK)
 
-    def _record_lock(name: str, set_lock: int, get_lock: int, per_process: bool) -> Primitive:
+    def _record_lock(name: str, set_lock: int, wait_lock: int, get_lock: int, per_process: bool) -> Primitive:
         control = fcntl.fcntl
 
         def try_lock(fd: int) -> bool:
@@ -110,6 +111,9 @@ else:
                 raise
             return True
 
+        def lock(fd: int) -> None:
+            control(fd, wait_lock, _WRITE)
+
         def unlock(fd: int) -> None:
             control(fd, set_lock, _UNLOCK)
 
@@ -117,7 +121,7 @@ else:
             kind: int = struct.unpack_from("h", control(fd, get_lock, _WRITE))[0]
             return kind != fcntl.F_UNLCK
 
-        return Primitive(name, try_lock, unlock, held_by_other, per_process)
+        return Primitive(name, try_lock, unlock, held_by_other, lock, per_process)
 
     def _flock_try(fd: int) -> bool:
         try:
@@ -127,6 +131,9 @@ else:
                 return False
             raise
         return True
+
+    def _flock_wait(fd: int) -> None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
 
     def _flock_unlock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_UN)
@@ -142,10 +149,12 @@ else:
         fcntl.flock(fd, fcntl.LOCK_UN)
         return False
 
-    PRIMITIVES = {"flock": Primitive("flock", _flock_try, _flock_unlock, _flock_held)}
+    PRIMITIVES = {"flock": Primitive("flock", _flock_try, _flock_unlock, _flock_held, _flock_wait)}
     DEFAULT = "flock"
     if sys.platform == "linux":
-        PRIMITIVES["lockf"] = _record_lock("lockf", fcntl.F_SETLK, fcntl.F_GETLK, per_process=True)
+        PRIMITIVES["lockf"] = _record_lock("lockf", fcntl.F_SETLK, fcntl.F_SETLKW, fcntl.F_GETLK, per_process=True)
         if hasattr(fcntl, "F_OFD_SETLK"):
-            PRIMITIVES["ofd"] = _record_lock("ofd", fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK, per_process=False)
+            PRIMITIVES["ofd"] = _record_lock(
+                "ofd", fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW, fcntl.F_OFD_GETLK, per_process=False
+            )
             DEFAULT = "ofd"

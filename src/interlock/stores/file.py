@@ -108,7 +108,7 @@ class FileStore:
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
         while True:
             file = self._files.get(name) or self._open_record(name, machine, deadline)
-            if not file.mutex.acquire(timeout=_remaining(deadline)):
+            if not file.mutex.acquire(False) and not file.mutex.acquire(timeout=_remaining(deadline)):
                 raise self._busy(name, file)
             try:
                 if file.fd < 0:
