@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit, reach
+from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
 from interlock.abc import Leave, Machine, Outcome, Store
 from interlock.errors import InterlockError, OutcomeUnknown, Unavailable
 
@@ -29,9 +29,8 @@ class Target(NamedTuple):
     machine: Machine
     words: Callable[[Report], str]
 
-    def attempt(self, op: Any, timeout: float | None = None) -> Outcome:
+    def attempt(self, op: Any, deadline: float | None = None) -> Outcome:
         """Submit an op before there is a script, because most ops need none; see `block` for those that do."""
-        deadline = None if timeout is None else reach(time.monotonic() + timeout)
         return self.store.transact(self.name, self.machine, op, deadline)
 
     def submit(self, effect: Submit) -> Any:

@@ -111,16 +111,19 @@ def submit(op: Any, deadline: float | None = None) -> Script:
         yield Pause(RETRY_S)
 
 
-def settle(request: Any, timeout: float | None, again: Any = None, *, stands: bool = False) -> Script:
+def settle(
+    request: Any, timeout: float | None, again: Any = None, *, stands: bool = False, started: float | None = None
+) -> Script:
     """Drive one request until the machine has settled it; returns the final outcome.
 
     `again` is what to submit after the first answer, where that differs from `request`; `stands` says that the ticket
-    is in the record already. Raises `TimedOut` when the deadline passes first, and whatever the store raises; in every
-    case the ticket has been left by then.
+    is in the record already, `started` since when (monotonic) the timeout runs, if not from now. Raises `TimedOut` when
+    the deadline passes first, and whatever the store raises; in every case the ticket has been left by then.
     """
-    started = deadline = None
+    deadline = None
     if timeout is not None:
-        started, _ = yield NOW
+        if started is None:
+            started, _ = yield NOW
         deadline = started + timeout
     try:
         try:

@@ -167,8 +167,9 @@ class Store(Protocol):
     def retire(self, name: str, machine: Machine) -> bool:
         """Remove the record if it is idle; its tokens stay behind as the floor of all later records."""
 
-    def discard(self, name: str) -> str | None:
-        """Set a damaged record aside and raise the floor of tokens; returns where it was put, None if it is sound."""
+    def discard(self, name: str, unreadable: str | None = None) -> str | None:
+        """Set a record aside that is damaged, or whose text is just the one that nobody here can read, and raise the
+        floor of tokens; returns where it was put, None if there was nothing to set aside."""
 
     def audit(self, line: str) -> None:
         """Append a line to the store's audit trail."""

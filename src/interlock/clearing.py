@@ -145,13 +145,14 @@ def break_(store: Store, name: str, reason: str) -> list[Step]:
 
 
 def _break_steps(store: Store, name: str, reason: str) -> Iterator[Step]:
+    stored = None
     try:
         stored = store.read(name)
         if stored is None:
             return
         machine, record = understand(stored)
     except RecordInvalid as error:
-        aside = store.discard(name)
+        aside = store.discard(name, unreadable=stored.text if stored is not None else None)
         if aside is None:
             raise
         yield Step("set aside", name, why=f"{error.damage}; it is now {aside}")

@@ -14,17 +14,20 @@ import contextlib
 import itertools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from interlock.abc import Store, Ticket
+from interlock.abc import Evict, Machine, Store, Ticket
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
 from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
 from interlock.stores import open_store
 from interlock.world import world
+
+FAREWELL_S = 1.0  # how long a closing session tries to reach a collective's record
 
 _known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
 
@@ -56,6 +59,7 @@ class Session:
         self._opening = threading.Lock()
         self._serials = itertools.count(1)
         self._holds: dict[str, list[Grant]] = {}
+        self._collectives: dict[str, Machine] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rejoin, (self.store.url, self._options, self._key)
@@ -99,11 +103,19 @@ class Session:
                 grant._depth = 1
                 with contextlib.suppress(NotHeld, SessionLost):
                     grant.release()
+        self._bid_farewell()
         with self._opening:
             self._closed = True
             if self._id is not None:
                 self.store.close_session(self._id)
                 self._id = None
+
+    def _bid_farewell(self) -> None:
+        """Tell the barriers and fences it took part in that this rank will not come back."""
+        while self._collectives and self._id is not None:
+            name, machine = self._collectives.popitem()
+            with contextlib.suppress(InterlockError):
+                self.store.transact(name, machine, Evict(self._id, why="its session was closed"), _soon())
 
     def __enter__(self) -> Session:
         return self
@@ -134,6 +146,11 @@ class Session:
             grants.remove(grant)
         if not grants:
             self._holds.pop(name, None)
+
+    def joins(self, name: str, machine: Machine) -> None:
+        """Remember that this session is a party of a collective. Without a rank somebody else may come in its place."""
+        if self.size > 1:
+            self._collectives[name] = machine
 
     # -- the objects
 
@@ -194,6 +211,10 @@ def connect(
     Raises: Unavailable: unknown scheme or malformed URL (definite). The store itself is first touched when it is used.
     """
     return Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s)
+
+
+def _soon() -> float:
+    return time.monotonic() + FAREWELL_S
 
 
 def _place(rank: int | None, size: int | None) -> tuple[int, int]:

@@ -176,3 +176,27 @@ def test_an_interrupt_while_waiting_breaks_it(connect: Connect, background: Back
     with pytest.raises(interlock.BrokenBarrier, match="interrupted"):
         waiting.result()
     assert standing(one, "a") == 0
+
+
+def test_a_rank_that_closes_its_session_is_missed(connect: Connect, background: Background) -> None:
+    """A rank that ends in good order, but before the others, breaks the barrier for them at once, and is named."""
+    zero, one = (connect(rank=rank, size=2) for rank in range(2))
+    first = background(zero.barrier("a").wait, 20)
+    one.barrier("a").wait(20)
+    first.result()
+    one.close()
+    with pytest.raises(interlock.BrokenBarrier) as caught:
+        zero.barrier("a").wait(20)
+    assert caught.value.missing == [1]
+
+
+def test_a_party_without_a_rank_can_be_replaced(connect: Connect, background: Background) -> None:
+    """Where parties have no ranks, another session may come in the place of one that was closed."""
+    stays, leaves, comes = connect(), connect(), connect()
+    first = background(stays.barrier("a", 2).wait, 20)
+    leaves.barrier("a", 2).wait(20)
+    first.result()
+    leaves.close()
+    second = background(stays.barrier("a", 2).wait, 20)
+    assert comes.barrier("a", 2).wait(20).generation == 1
+    second.result()

@@ -23,15 +23,18 @@ _PR_SET_PDEATHSIG = 1
 _pids: set[int] = set()
 
 
-def fork(work: Callable[[], object]) -> int:
-    """Run `work` in a child; its exit code is 0, or 1 after an exception, whose traceback goes to stderr."""
+def fork(work: Callable[[], object], *, outlives: bool = False) -> int:
+    """Run `work` in a child; its exit code is 0, or 1 after an exception, whose traceback goes to stderr.
+
+    One that `outlives` its parent must be killed by whoever knows its pid.
+    """
     pid = os.fork()
     if pid:
         _pids.add(pid)
         return pid
     code = 1
     try:
-        if _prctl is not None:
+        if _prctl is not None and not outlives:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _pids.clear()
         work()

@@ -5,6 +5,7 @@ Each model names its machine's module, so that a changed module can be put in it
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -86,22 +87,25 @@ class Admission(Model):
 
 
 class Barrier(Model):
-    """Parties that meet, twice. Each learns for each meeting that it passed or that it broke.
+    """Parties that meet, twice. Each learns for each meeting that it passed or that it broke. `parties` is how many
+    meet at a time, if not all.
 
-    Believed: nobody passes a meeting that another found broken, and indices differ. Remembered: a party that died in a
+    Believed: nobody passes a meeting that another found broken, and places differ. Remembered: a party that died in a
     generation that was still filling, which must never pass. The verdict of a ticket is told once and then forgotten,
     so the answer to a party that gives up is not among those that are lost here.
     """
 
     certain = ("leave",)
 
-    def __init__(self, size: int, rounds: int = 2, faults: Faults = ONE_OF_EACH, module: ModuleType = barrier):
+    def __init__(
+        self, size: int, rounds: int = 2, faults: Faults = ONE_OF_EACH, module: ModuleType = barrier, parties: int = 0
+    ):
         super().__init__(module, module.BARRIER, size)
-        self.rounds, self.faults = rounds, faults
+        self.rounds, self.faults, self.parties = rounds, faults, parties or size
         self.behind = in_order(size)
 
     def request(self, who: int, step: int, ticket: Ticket) -> Any:
-        return None if step == self.rounds else self.module.Arrive(ticket, self.size, str(who))
+        return None if step == self.rounds else self.module.Arrive(ticket, self.parties, str(who))
 
     def settled(self, state: State, who: int, outcome: Outcome) -> Party:
         need(outcome.state in ("passed", "broken"), f"an arrival ends with a verdict, not {outcome.state}")
@@ -121,7 +125,7 @@ class Barrier(Model):
         return party._replace(phase="end", op=None, seen=(*party.seen, ()))
 
     def crashed(self, state: State, who: int) -> Any:
-        filling = len(state.record.arrivals) < self.size
+        filling = len(state.record.arrivals) < self.parties
         waits = self.ticket(state, who) in [party.ticket for party in state.record.arrivals]
         return self.ticket(state, who) if filling and waits else state.memo
 
@@ -134,12 +138,13 @@ class Barrier(Model):
         return state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
-        for meeting in range(self.rounds):
-            verdicts = [party.seen[meeting] for party in state.parties if len(party.seen) > meeting]
-            passed = [verdict for verdict in verdicts if verdict]
-            need(len(passed) in (0, len(verdicts)), "all pass or none does")
-            need(len({index for index, _ in passed}) == len(passed), "each has its own place")
-            need(len({generation for _, generation in passed}) <= 1, "all pass with the same generation")
+        passed = [verdict for party in state.parties for verdict in party.seen if verdict]
+        need(len(set(passed)) == len(passed), "each has its own place in its generation")
+        need(all(place < self.parties for place, _ in passed), "no more pass than meet")
+        if self.parties == self.size:
+            for told in zip_longest(*(party.seen for party in state.parties)):
+                verdicts = [verdict for verdict in told if verdict is not None]
+                need(len({verdict[1:] for verdict in verdicts}) == 1, "all pass with one generation or none does")
 
 
 def _verdict(outcome: Outcome) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def scrutinise(module: ModuleType) -> None:
         explore(model, ceiling=300_000)
     for machine in machines:
         wander(module, machine, 400)
-        with patch.object(module, "LIMIT", 3):
+        with patch.object(module, "LIMIT", 2):
             wander(module, machine, 400)
 
 
@@ -60,7 +60,7 @@ def _models(module: ModuleType) -> list[Model]:
             Admission((("write",), ("try",), ("read", "try")), faults=FEWER, module=module),
         ]
     if hasattr(module, "BARRIER"):
-        return [Barrier(3, 2, FEWER, module), Barrier(2, 2, SOME, module)]
+        return [Barrier(3, 2, FEWER, module), Barrier(2, 2, SOME, module), Barrier(4, 1, FEWER, module, parties=2)]
     if hasattr(module, "EVENT"):
         return [Event((("wait", "try"), ("wait",), ("set", "clear", "set")), module)]
     if hasattr(module, "ONCE"):

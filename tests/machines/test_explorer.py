@@ -26,6 +26,7 @@ QUICK: dict[str, tuple[Callable[[], Model], int]] = {
     "semaphore": (lambda: Admission((("permit", "permit"),) * 3, permits=2), 100_000),
     "barrier": (lambda: Barrier(3), 290_000),
     "barrier, third meeting": (lambda: Barrier(3, 3, CRASHES_AND_EXPIRIES), 20_000),
+    "barrier, in pairs": (lambda: Barrier(4, 1, CRASHES_AND_EXPIRIES, parties=2), 10_000),
     "event": (lambda: Event((("wait", "wait"), ("wait", "try"), ("set", "clear", "set"))), 16_000),
     "once": (lambda: Once((("value", "value"),) * 3), 9_000),
     "once, retried": (lambda: Once((("error", "value"), ("value", "retry"), ("error", "quit", "value"))), 90_000),

@@ -26,8 +26,9 @@ def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     ("kind", "shared"),
     [
         ("nfs", True), ("nfs4", True), ("lustre", True), ("gpfs", True), ("beegfs", True), ("cifs", True),
-        ("smb3", True), ("fuse.glusterfs", True), ("ceph", True), ("fuse.sshfs", True), ("9p", True), ("virtiofs", True),
-        ("ext4", False), ("xfs", False), ("btrfs", False), ("tmpfs", False), ("overlay", False), ("", False),
+        ("smb3", True), ("fuse.glusterfs", True), ("ceph", True), ("fuse.sshfs", True), ("9p", True),
+        ("virtiofs", True), ("ext4", False), ("xfs", False), ("btrfs", False), ("tmpfs", False), ("overlay", False),
+        ("", False),
     ],
 )  # fmt: skip
 def test_network_file_systems_may_be_shared(kind: str, shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:

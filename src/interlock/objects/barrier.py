@@ -73,6 +73,7 @@ class Barrier(Named):
     def _wait(self, timeout: float | None) -> Script:
         session = self._session
         ticket = session.ticket()
+        session.joins(self.name, self.machine)
         label = str(session.rank) if session.size > 1 else ""
         try:
             outcome = yield from settle(Arrive(ticket, self.parties, label), timeout)

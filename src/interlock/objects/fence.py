@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from interlock.session import Session
 
 
+_RESULTS = ("done", "failed", "died")
+
+
 class _Leave(BaseException):
     """Carries everybody but the writer from `Fence.guard` to the end of the block; never leaves the fence."""
 
@@ -77,6 +80,7 @@ class Fence(Named):
         self._outcome = None
         self._shared = "null"
         ticket = self._session.ticket()
+        self._session.joins(self.name, self.machine)
         outcome = yield from conclude(self._join(ticket))
         if outcome.state in ("mismatch", "limit"):
             raise self._refused(outcome)
@@ -135,8 +139,10 @@ class Fence(Named):
         try:
             outcome = yield from settle(self._join(ticket), self.timeout, stands=True)
         except TimedOut as late:
-            raise self._timed_out(late) from None
-        if outcome.state not in ("yours", "done", "failed", "died"):
+            if late.left is None or late.left.state not in _RESULTS:
+                raise self._timed_out(late) from None
+            outcome = late.left
+        if outcome.state != "yours" and outcome.state not in _RESULTS:
             raise self._refused(outcome)
         return outcome
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from interlock._runners import block
-from interlock._script import Abandon, Script, TimedOut, settle, submit
+from interlock._script import Abandon, Script, TimedOut, reach, settle, submit
 from interlock.abc import Leave, Outcome, Ticket
 from interlock.errors import AcquireTimeout, Deadlock, NotHeld, Unavailable
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire, Downgrade, Held
@@ -97,13 +97,14 @@ class Lock(Named):
         if isinstance(request, Grant):
             return request
         answer: Outcome | BaseException
+        started = time.monotonic()
         try:
-            answer = self._target.attempt(request, limit)
+            answer = self._target.attempt(request, None if limit is None else reach(started + limit))
             if answer.state == "granted":
                 return self._granted(request.ticket, answer.value)
         except BaseException as error:
             answer = error
-        grant: Grant = block(self._await(request, limit), self._target, answer)
+        grant: Grant = block(self._await(request, limit, started), self._target, answer)
         return grant
 
     def try_acquire(self) -> Grant | None:
@@ -177,9 +178,9 @@ class Lock(Named):
                 return again
         return Acquire(session.ticket(), self._shared, self._permits, timeout != 0, wall_ms())
 
-    def _await(self, request: Acquire, timeout: float | None) -> Script:
+    def _await(self, request: Acquire, timeout: float | None, started: float | None = None) -> Script:
         try:
-            outcome = yield from settle(request, timeout)
+            outcome = yield from settle(request, timeout, started=started)
         except TimedOut as late:
             raise self._timed_out(late) from None
         if outcome.state != "granted":

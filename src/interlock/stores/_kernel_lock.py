@@ -112,7 +112,13 @@ else:
             return True
 
         def lock(fd: int) -> None:
-            control(fd, wait_lock, _WRITE)
+            try:
+                control(fd, wait_lock, _WRITE)
+            except OSError as error:  # threads look like one waiter to the kernel, which then sees a cycle
+                if error.errno != errno.EDEADLK:
+                    raise
+                time.sleep(_LONGEST_SLEEP_S)
+                lock(fd)
 
         def unlock(fd: int) -> None:
             control(fd, set_lock, _UNLOCK)

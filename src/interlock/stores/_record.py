@@ -113,12 +113,14 @@ class RecordFile:
         "_at", "_header", "_length", "_room", "checked", "fd", "kind", "mutex", "path", "prefix", "record", "version",
     )  # fmt: skip
 
-    def __init__(self, fd: int, path: str, kind: str = "", prefix: bytes = b"") -> None:
+    def __init__(
+        self, fd: int, path: str, kind: str = "", prefix: bytes = b"", mutex: threading.Lock | None = None
+    ) -> None:
         self.fd = fd
         self.path = path
         self.kind = kind
         self.prefix = prefix
-        self.mutex = threading.Lock()
+        self.mutex = mutex or threading.Lock()
         self.record: object = None
         self.version = 0
         self.checked = 0.0

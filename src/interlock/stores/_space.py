@@ -20,6 +20,8 @@ import json
 import os
 import re
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -45,6 +47,7 @@ class Space:
 
     def __init__(self, path: str, primitive: str | None, *, create: bool) -> None:
         self.path = path
+        self.renew_mutex()
         with reaching(path), ExitStack() as opened:
             if create:
                 _make_directory(path)
@@ -60,6 +63,11 @@ class Space:
             self.primitive = self._settle_primitive(primitive, create)
             opened.pop_all()
 
+    def removed(self) -> bool:
+        """Whether somebody removed the directory, or a folder of it, since it was opened."""
+        with reaching(self.path):
+            return any(os.fstat(folder).st_nlink == 0 for folder in (self.root, self.records, self.sessions))
+
     def _make_folders(self) -> None:
         for folder in ("records", "sessions"):
             try:
@@ -73,7 +81,7 @@ class Space:
         """The primitive pinned in the settings; the first opener pins its own choice."""
         if create and not self._exists("settings.json"):
             settings = {"schema": SCHEMA, "primitive": wanted or _kernel_lock.DEFAULT}
-            self.publish("settings.json", self.root, json.dumps(settings).encode() + b"\n")
+            self.publish("settings.json", self.root, json.dumps(settings).encode() + b"\n", sync=True)
         pinned = self._settings().get("primitive")
         if wanted is not None and wanted != pinned:
             raise Mismatch(
@@ -115,11 +123,19 @@ class Space:
             if error.errno == errno.ELOOP:
                 raise _record.invalid(os.path.join(self.path, name), "a symbolic link is planted there") from None
             raise
-        if flags & os.O_CREAT and self.group:
-            os.fchmod(fd, mode)
+        if flags & os.O_CREAT:
+            self._settle_owner(fd, mode)
         return fd
 
-    def publish(self, name: str, directory: int, content: bytes) -> None:
+    def _settle_owner(self, fd: int, mode: int) -> None:
+        """Files of a space belong to its users, also those that root makes there."""
+        owner = os.fstat(self.root)
+        if self.group:
+            os.fchmod(fd, mode)
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
+    def publish(self, name: str, directory: int, content: bytes, *, sync: bool = False) -> None:
         """Create a file with its whole content at once; an existing one stays as it is."""
         temporary = f".{name[:64]}.{os.urandom(6).hex()}"
         with reaching(os.path.join(self.path, name)):
@@ -128,6 +144,8 @@ class Space:
                 try:
                     if os.write(fd, content) != len(content):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    if sync:
+                        os.fsync(fd)
                 finally:
                     os.close(fd)
                 _link(temporary, name, directory)
@@ -140,16 +158,29 @@ class Space:
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
         """Hold the space's own lock: whoever adds or removes a record file does."""
-        with reaching(self.path):
-            fd = self.open("settings.json", os.O_RDWR, self.root)
-            try:
-                if not _kernel_lock.acquire(self.primitive, fd, deadline):
-                    raise Unavailable(
-                        f"the space {self.path} was locked for the whole time by another process", path=self.path
-                    )
-                yield
-            finally:
-                os.close(fd)
+        if not self._one.acquire(timeout=remaining(deadline)):
+            raise self._busy()
+        try:
+            with reaching(os.path.join(self.path, "settings.json")):
+                fd = self.open("settings.json", os.O_RDWR, self.root)
+                try:
+                    if not _kernel_lock.acquire(self.primitive, fd, deadline):
+                        raise self._busy()
+                    yield
+                finally:
+                    os.close(fd)
+        finally:
+            self._one.release()
+
+    def _busy(self) -> Unavailable:
+        return Unavailable(
+            f"the space {self.path} was locked for the whole time by another process, a stopped one perhaps",
+            path=self.path,
+        )
+
+    def renew_mutex(self) -> None:
+        """In a forked child: whichever thread had the space's lock, it is not there."""
+        self._one = threading.Lock()  # one thread at a time asks for the kernel lock
 
     def floor(self) -> int:
         """The largest token that removed records may have given out."""
@@ -188,6 +219,11 @@ class Space:
                 os.close(fd)
         except (OSError, ValueError, InterlockError):
             return None
+
+
+def remaining(deadline: float | None) -> float:
+    """The time until a monotonic deadline as a mutex takes it."""
+    return -1.0 if deadline is None else max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
 
 
 def _make_directory(path: str) -> None:

@@ -17,14 +17,13 @@ Layer: a store; it imports no machine and no object.
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
 from zlib import crc32
@@ -32,17 +31,17 @@ from zlib import crc32
 from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Stored, Ticket
 from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
 from interlock.holder import Holder
-from interlock.stores import _futex, _kernel_lock, _mount
+from interlock.stores import _futex, _kernel_lock, _mount, _sessions
 from interlock.stores._envelope import prefix, unseal
-from interlock.stores._record import Damage, RecordFile, blank, invalid, read_unlocked
-from interlock.stores._space import Space, file_name, reaching, unusable
+from interlock.stores._record import Damage, RecordFile, invalid
+from interlock.stores._sessions import Sessions
+from interlock.stores._shelf import RETIRED, Shelf
+from interlock.stores._space import Space, file_name, reaching, remaining, unusable
 
 REPOLL_S = 0.1  # at most so long until a waiter on this host looks again, and at whoever it is behind
 SHARED_REPOLL_S = 0.25  # the cap where other hosts may be involved and wake-ups do not reach us
 OPEN_FILES = 256  # record files kept open
 CHECK_S = 0.01  # how long a record file is trusted to be still the one at its path
-LEAP = 1 << 32  # tokens skipped when a record is lost and its last token with it
-RETIRED = b'{"kind":"retired"}\n'
 _GIVING_BACK = (Leave, Evict)  # what a full disk must not stop
 
 
@@ -58,18 +57,20 @@ class FileStore:
 
     def _start_afresh(self) -> None:
         """Own nothing: a new store, or the child's side of a fork."""
-        self._guard = threading.RLock()
+        self._guard = threading.Lock()
         self._files: OrderedDict[str, RecordFile] = OrderedDict()
-        self._mine: dict[str, tuple[int, Holder]] = {}
+        self._sessions = Sessions()
         self._seen: dict[Ticket, int] = {}
         self._naps: dict[Ticket, float] = {}
+        if self._space is not None:
+            self._space.renew_mutex()
+            self._take_turns(self._space)
 
     def _after_fork(self) -> None:
         """Close inherited descriptors: they would keep the parent's locks alive, and would not exclude it."""
         for file in self._files.values():
             file.close()
-        for fd, _ in self._mine.values():
-            os.close(fd)
+        self._sessions.close_inherited()
         self._start_afresh()
 
     # -- the space
@@ -78,13 +79,21 @@ class FileStore:
         if self._space is None:
             with self._guard:
                 if self._space is None:
-                    space = Space(self.path, self._wanted, create=create)
-                    self._try_lock, self._unlock = space.primitive.try_lock, space.primitive.unlock
-                    self._shared = _mount.may_be_shared(self.path)
-                    self._words: _futex.Words | None = None
-                    self._worded = False
-                    self._space = space
-        return self._space
+                    self._enter(Space(self.path, self._wanted, create=create))
+        return self._space  # type: ignore[return-value]
+
+    def _enter(self, space: Space) -> None:
+        self._try_lock, self._unlock = space.primitive.try_lock, space.primitive.unlock
+        self._take_turns(space)
+        self._shared = _mount.may_be_shared(self.path)
+        self._words: _futex.Words | None = None
+        self._worded = False
+        self._space = space
+
+    def _take_turns(self, space: Space) -> None:
+        """Where the kernel locks are the process's own, its threads take turns in all that they do with the space."""
+        self._turn = threading.Lock() if space.primitive.per_process else None
+        self._shelf = Shelf(space, self.url, self._turn or nullcontext())
 
     def _existing(self) -> Space | None:
         """The space if there is one; looking at a scope that nobody has used finds nothing and makes nothing."""
@@ -97,6 +106,17 @@ class FileStore:
                 raise unusable(self.path, error) from error
         return self._opened(create=False)
 
+    def _current(self) -> Space:
+        """The space, made anew if somebody removed it: sessions go on in the new one, what they held is lost."""
+        space = self._opened()
+        if space.removed():
+            with self._guard:
+                if self._space is space:
+                    fresh = Space(self.path, self._wanted, create=True)
+                    self._sessions.move(fresh)
+                    self._enter(fresh)
+        return self._opened()
+
     def _wake_words(self) -> _futex.Words | None:
         if not self._worded:
             self._words = self._opened().wake_words()
@@ -108,7 +128,7 @@ class FileStore:
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
         while True:
             file = self._files.get(name) or self._open_record(name, machine, deadline)
-            if not file.mutex.acquire(False) and not file.mutex.acquire(timeout=_remaining(deadline)):
+            if not file.mutex.acquire(False) and not file.mutex.acquire(timeout=remaining(deadline)):
                 raise self._busy(name, file)
             try:
                 if file.fd < 0:
@@ -124,7 +144,8 @@ class FileStore:
             finally:
                 file.mutex.release()
             if outcome is None:
-                self._bury(name, deadline)
+                self._current()
+                self._shelf.bury(name, deadline)
                 continue
             for ticket in outcome.unpark:
                 self._unpark(ticket)
@@ -139,7 +160,7 @@ class FileStore:
             if not self._try_lock(fd) and not _kernel_lock.acquire(self._opened().primitive, fd, deadline):
                 raise self._busy(name, file)
             line = file.read()
-            if line == RETIRED or (time.monotonic() - file.checked > CHECK_S and not self._in_place(file)):
+            if line == RETIRED or not self._in_place(file):
                 self._drop(name, file)
                 return None
             if file.kind != machine.kind:
@@ -180,7 +201,7 @@ class FileStore:
         except Damage:
             file.forget()  # a writer is at work, or worse: the transaction will tell
             return None
-        if file.kind != machine.kind or time.monotonic() - file.checked > CHECK_S:
+        if file.kind != machine.kind or not self._in_place(file):
             return None
         after, outcome = machine.apply(file.record, op)
         if after is not file.record:
@@ -214,9 +235,12 @@ class FileStore:
         return Mismatch(f"{name!r} is a {kind} in {self.url}, not a {machine.kind}", name=name, scope=self.url)
 
     def _in_place(self, file: RecordFile) -> bool:
-        """Whether the open file is still linked; a cleaner may have removed it under us."""
-        file.checked = time.monotonic()
-        return os.fstat(file.fd).st_nlink > 0
+        """Whether the open file is still linked; a cleaner may have removed it under us. Asked at most every 10 ms."""
+        now = time.monotonic()
+        if now - file.checked > CHECK_S:
+            file.checked = now
+            return os.fstat(file.fd).st_nlink > 0
+        return True
 
     def _drop(self, name: str, file: RecordFile) -> None:
         file.close()
@@ -234,28 +258,19 @@ class FileStore:
     # -- record files
 
     def _open_record(self, name: str, machine: Machine, deadline: float | None) -> RecordFile:
-        filed = file_name(name)
-        path = os.path.join(self.path, "records", filed)
-        while (fd := self._open_file(filed, os.O_RDWR, self._opened(), name)) is None:
-            self._create_record(name, filed, machine, deadline)
+        self._current()
+        shelf, filed = self._shelf, file_name(name)
+        while (fd := shelf.open(filed, os.O_RDWR, name)) is None:
+            shelf.create(name, machine, deadline)
         with self._guard:
             if name in self._files:
-                os.close(fd)
+                with self._turn or nullcontext():
+                    os.close(fd)
                 return self._files[name]
-            self._files[name] = file = RecordFile(fd, path, machine.kind, prefix(name, machine.kind))
+            file = RecordFile(fd, shelf.path(filed), machine.kind, prefix(name, machine.kind), self._turn)
+            self._files[name] = file
             self._close_idle_files()
         return file
-
-    def _open_file(self, filed: str, flags: int, space: Space, name: str | None = None) -> int | None:
-        """A record's file, None if there is none; anything else that lies in its place is refused."""
-        path = os.path.join(self.path, "records", filed)
-        with reaching(path):
-            try:
-                return space.open(filed, flags, space.records)
-            except FileNotFoundError:
-                return None
-            except RecordInvalid as error:
-                raise invalid(path, error.damage, name=name, scope=self.url) from None
 
     def _close_idle_files(self) -> None:
         for name in list(self._files)[: max(0, len(self._files) - OPEN_FILES)]:
@@ -263,13 +278,6 @@ class FileStore:
             if file.mutex.acquire(blocking=False):
                 self._drop(name, file)
                 file.mutex.release()
-
-    def _create_record(self, name: str, filed: str, machine: Machine, deadline: float | None) -> None:
-        """Publish a whole, idle record; its tokens start above all that removed records gave out."""
-        space = self._opened()
-        with self._guard, space.locked(deadline):
-            text = machine.encode(machine.initial(space.floor()))
-            space.publish(filed, space.records, blank(b"%b%b}\n" % (prefix(name, machine.kind), text.encode())))
 
     # -- park and unpark
 
@@ -296,170 +304,47 @@ class FileStore:
     # -- sessions
 
     def open_session(self, holder: Holder, ttl_s: float) -> str:
-        space, session = self._opened(), os.urandom(8).hex()
-        temporary = f".{session}"
-        try:
-            fd = space.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, space.sessions)
-            try:
-                if not self._try_lock(fd):
-                    raise OSError(errno.EWOULDBLOCK, "a fresh file is locked")
-                os.write(fd, holder.to_json().encode() + b"\n")
-                os.rename(temporary, session, src_dir_fd=space.sessions, dst_dir_fd=space.sessions)
-            except BaseException:
-                os.close(fd)
-                os.unlink(temporary, dir_fd=space.sessions)
-                raise
-        except OSError as error:
-            raise unusable(os.path.join(self.path, "sessions"), error) from error
-        self._mine[session] = (fd, holder)
+        session = os.urandom(8).hex()
+        self._sessions.begin(self._current(), session, holder)
         return session
 
     def close_session(self, session: str) -> None:
-        fd, _ = self._mine.pop(session, (-1, None))
-        if fd >= 0:
-            self.forget_session(session)
-            os.close(fd)
+        self._sessions.end(self._opened(), session)
 
     def alive(self, session: str) -> Liveness:
-        if session in self._mine:
-            return Liveness("alive", "it is a session of this process", self._mine[session][1])
         try:
             space = self._opened(create=False)
-            fd = space.open(session, os.O_RDONLY, space.sessions)
-        except (OSError, InterlockError) as error:
-            return Liveness("unknown", f"its session file cannot be looked at ({error})")
-        try:
-            holder = _holder(os.pread(fd, 65536, 0))
-            if space.primitive.held_by_other(fd):
-                return Liveness("alive", "the kernel lock of its session file is held", holder)
-            if os.fstat(fd).st_nlink == 0:
-                return Liveness("unknown", "it was closed just now", holder)
-            return Liveness("dead", "the kernel lock of its session file is free", holder)
-        except OSError as error:
-            return Liveness("unknown", f"its session file cannot be tested ({error})")
-        finally:
-            os.close(fd)
+        except InterlockError as error:
+            return Liveness("unknown", f"the space cannot be looked at ({error})")
+        return self._sessions.alive(space, session)
 
     def sessions(self) -> Iterator[str]:
         space = self._existing()
-        with reaching(self.path):
-            names = os.listdir(space.sessions) if space is not None else []
-        return iter(sorted(name for name in names if not name.startswith(".")))
+        return iter(()) if space is None else _sessions.names(space)
 
     def forget_session(self, session: str) -> None:
-        space = self._opened()
-        with reaching(os.path.join(self.path, "sessions", session)), suppress(FileNotFoundError):
-            os.unlink(session, dir_fd=space.sessions)
+        self._sessions.forget(self._opened(), session)
 
     # -- looking and tidying
 
     def records(self, prefix: str = "") -> Iterator[Stored | RecordInvalid]:
-        space = self._existing()
-        with reaching(self.path):
-            names = sorted(os.listdir(space.records)) if space is not None else []
-        for filed in names:
-            if not filed.startswith("."):
-                found = self._look(filed)
-                if isinstance(found, RecordInvalid) or (found is not None and found.name.startswith(prefix)):
-                    yield found
+        return iter(()) if self._existing() is None else self._shelf.all(prefix)
 
     def read(self, name: str) -> Stored | None:
-        found = self._look(file_name(name))
+        if self._existing() is None:
+            return None
+        found = self._shelf.look(file_name(name))
         if isinstance(found, RecordInvalid):
             raise invalid(found.path, found.damage, name=name, scope=self.url)
         return found
 
-    def _look(self, filed: str) -> Stored | RecordInvalid | None:
-        space, path = self._existing(), os.path.join(self.path, "records", filed)
-        if space is None:
-            return None
-        try:
-            fd = self._open_file(filed, os.O_RDONLY, space)
-        except RecordInvalid as error:
-            return error
-        if fd is None:
-            return None
-        try:
-            with reaching(path):
-                version, line = read_unlocked(fd)
-            if line == RETIRED:
-                return None
-            name, kind, text = unseal(line)
-            return Stored(name, kind, version, text)
-        except Damage as damage:
-            return invalid(path, damage, scope=self.url)
-        finally:
-            os.close(fd)
-
     def retire(self, name: str, machine: Machine) -> bool:
-        space, filed = self._opened(), file_name(name)
-        with self._guard, space.locked():
-            if self.read(name) is None:
-                return False
-            file = self._files.get(name) or self._open_record(name, machine, None)
-            with file.mutex:
-                if file.fd < 0 or not _kernel_lock.acquire(space.primitive, file.fd, time.monotonic() + 1.0):
-                    return False
-                try:
-                    line = file.read()
-                    record = file.record if line is None else self._decoded(name, file, line, machine)
-                    if not machine.idle(record) or not self._in_place(file):
-                        file.record = record
-                        return False
-                    space.raise_floor(machine.token(record))
-                    file.write(RETIRED)
-                    os.unlink(filed, dir_fd=space.records)
-                    return True
-                except Damage as damage:
-                    raise invalid(file.path, damage, name=name, scope=self.url) from None
-                finally:
-                    self._drop(name, file)
+        self._opened()
+        return self._shelf.retire(name, machine)
 
-    def discard(self, name: str) -> str | None:
-        space, filed = self._opened(), file_name(name)
-        aside = f".damaged-{filed}-{os.urandom(4).hex()}"
-        with self._guard, space.locked():
-            if not isinstance(self._look(filed), RecordInvalid):
-                return None
-            space.raise_floor(space.floor() + LEAP)
-            try:
-                fd = space.open(filed, os.O_RDWR, space.records)
-            except (RecordInvalid, IsADirectoryError):  # no file at all, so nobody has it open
-                os.rename(filed, aside, src_dir_fd=space.records, dst_dir_fd=space.records)
-            else:
-                try:
-                    if not self._set_aside(filed, fd, aside):
-                        return None
-                finally:
-                    os.close(fd)
-        return os.path.join(self.path, "records", aside)
-
-    def _set_aside(self, filed: str, fd: int, aside: str) -> bool:
-        """Keep the bytes under another name, and mark the file itself as removed for those who have it open."""
-        space = self._opened()
-        if not _kernel_lock.acquire(space.primitive, fd, time.monotonic() + 1.0):
-            raise Unavailable(f"the damaged record {filed} is locked by another process", scope=self.url)
-        if not isinstance(self._look(filed), RecordInvalid):
-            return False
-        space.publish(aside, space.records, os.pread(fd, os.fstat(fd).st_size, 0))
-        os.pwrite(fd, blank(RETIRED), 0)
-        os.unlink(filed, dir_fd=space.records)
-        return True
-
-    def _bury(self, name: str, deadline: float | None) -> None:
-        """Finish a removal whose author died between the last mark and the unlink."""
-        space, filed = self._opened(), file_name(name)
-        with self._guard, space.locked(deadline):
-            fd = self._open_file(filed, os.O_RDONLY, space, name)
-            if fd is None:
-                return
-            try:
-                if read_unlocked(fd)[1] == RETIRED:
-                    os.unlink(filed, dir_fd=space.records)
-            except Damage:
-                pass
-            finally:
-                os.close(fd)
+    def discard(self, name: str, unreadable: str | None = None) -> str | None:
+        self._opened()
+        return self._shelf.discard(name, unreadable)
 
     def audit(self, line: str) -> None:
         space = self._opened()
@@ -473,17 +358,6 @@ class FileStore:
 
 def _slot(ticket: Ticket) -> int:
     return (crc32(ticket.session.encode()) + ticket.serial) % _futex.COUNT
-
-
-def _remaining(deadline: float | None) -> float:
-    return -1.0 if deadline is None else max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))
-
-
-def _holder(raw: bytes) -> Holder | None:
-    try:
-        return Holder.from_json(raw.decode())
-    except ValueError:
-        return None
 
 
 _stores: dict[str, FileStore] = {}

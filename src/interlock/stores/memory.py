@@ -111,7 +111,7 @@ class MemoryStore:
             del self._records[name]
             return True
 
-    def discard(self, name: str) -> str | None:
+    def discard(self, name: str, unreadable: str | None = None) -> str | None:
         return None
 
     def audit(self, line: str) -> None:
