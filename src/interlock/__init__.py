@@ -18,31 +18,33 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlock import errors, files
-from interlock.errors import (
-    AcquireTimeout,
-    BrokenBarrier,
-    Deadlock,
-    InterlockError,
-    InvalidName,
-    LimitExceeded,
-    Mismatch,
-    NotHeld,
-    OutcomeUnknown,
-    OwnerDied,
-    RecordInvalid,
-    RemoteError,
-    SessionLost,
-    Superseded,
-    Unavailable,
-    UnsafeMount,
-)
-from interlock.holder import Holder
-from interlock.objects import Arrival, Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
-from interlock.session import Session, connect
 from interlock.world import World, world
+
+if TYPE_CHECKING:
+    from interlock import aio, errors, files
+    from interlock.errors import (
+        AcquireTimeout,
+        BrokenBarrier,
+        Deadlock,
+        InterlockError,
+        InvalidName,
+        LimitExceeded,
+        Mismatch,
+        NotHeld,
+        OutcomeUnknown,
+        OwnerDied,
+        RecordInvalid,
+        RemoteError,
+        SessionLost,
+        Superseded,
+        Unavailable,
+        UnsafeMount,
+    )
+    from interlock.holder import Holder
+    from interlock.objects import Arrival, Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
+    from interlock.session import Session, connect
 
 __version__ = "0.1.0"
 
@@ -54,16 +56,30 @@ __all__ = [
     "lock", "once", "rwlock", "semaphore", "single", "world",
 ]  # fmt: skip
 
+_MODULES = ("aio", "errors", "files")
+_HOMES = ("errors", "holder", "session", "objects")
+
 
 def __getattr__(name: str) -> Any:
-    """Load `interlock.aio` when it is first named: asyncio is the dearest import of all."""
-    if name == "aio":
-        return importlib.import_module("interlock.aio")
+    """Load a name when it is first used, so that programs which only may need a lock start as fast as without one."""
+    if name in _MODULES:
+        return importlib.import_module(f"interlock.{name}")
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"interlock.{home}")
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
     raise AttributeError(f"module 'interlock' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 @functools.cache
 def _default() -> Session:
+    from interlock.session import connect
+
     return connect()
 
 

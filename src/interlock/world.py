@@ -18,14 +18,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 Environment = Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """One rank's place: 0 <= `rank` < `size` in the job, 0 <= `local_rank` < `local_size` on its node."""
 
     rank: int

@@ -18,13 +18,16 @@ from cli.command import Command, let_go
 from interlock.cli import child
 
 LISTENER = """
-import os, signal, sys
-def hear(number, frame):
-    os.write(1, signal.Signals(number).name.encode() + b"\\n")
+import os, select, signal
+reader, writer = os.pipe()
+os.set_blocking(writer, False)
+signal.set_wakeup_fd(writer)
 for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
-    signal.signal(signal.Signals[name], hear)
+    signal.signal(signal.Signals[name], lambda *_: None)
 os.write(1, b"ready\\n")
-sys.stdin.readline()
+while reader in (ready := select.select([reader, 0], [], [])[0]):
+    for number in os.read(reader, 16):
+        os.write(1, signal.Signals(number).name.encode() + b"\\n")
 """
 
 
@@ -53,15 +56,19 @@ def test_the_terminals_interrupt_is_not_doubled(command: Command) -> None:
         preexec_fn=lambda: fcntl.ioctl(slave, termios.TIOCSCTTY, 0),
     ) as run:
         assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-        run.send_signal(signal.SIGSTOP)  # so that two interrupts could not melt into one
-        os.write(master, b"\x03")
-        assert run.stdout.readline() == "SIGINT\n"
-        run.send_signal(signal.SIGUSR1)  # taken after the interrupt, which would have been passed on before
-        run.send_signal(signal.SIGCONT)
-        assert run.stdout.readline() == "SIGUSR1\n"
-        os.write(master, b"\n")
-        assert run.stdout.readline() == ""
+        try:
+            assert run.stdout.readline() == "ready\n"
+            run.send_signal(signal.SIGSTOP)  # so that two interrupts could not melt into one
+            os.write(master, b"\x03")
+            assert run.stdout.readline() == "SIGINT\n"
+            run.send_signal(signal.SIGUSR1)  # taken after the interrupt, which would have been passed on before
+            run.send_signal(signal.SIGCONT)
+            assert run.stdout.readline() == "SIGUSR1\n"
+            os.write(master, b"\n")
+            assert run.stdout.readline() == ""
+        except BaseException:
+            run.kill()
+            raise
     assert run.returncode == 0
     os.close(slave)
     os.close(master)

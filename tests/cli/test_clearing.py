@@ -13,6 +13,7 @@ from cli.command import Command, tree, until
 from interlock import clearing, inspection
 from interlock.abc import Machine, Outcome, Store, Ticket
 from interlock.machines.admission import LOCK, Acquire
+from interlock.stores import _record
 
 
 def root(url: str) -> Path:
@@ -184,3 +185,20 @@ def test_break_lets_a_barriers_parties_go(command: Command, session: interlock.S
         with pytest.raises(interlock.BrokenBarrier):
             waiting.result(30)
     assert not session.barrier("meet", 2).broken
+
+
+def test_break_sets_aside_what_only_a_newer_version_reads(
+    command: Command, session: interlock.Session, file_url: str
+) -> None:
+    """A record that is sound outside and unreadable inside is `RecordInvalid`, and `break` frees its name."""
+    with session.lock("job"):
+        pass
+    file = next((root(file_url) / "records").glob("job~*"))
+    line = b'{"kind":"lock","name":"job","record":{"token":1,"newer":true}}\n'
+    file.write_bytes(_record.blank(line))
+    with pytest.raises(interlock.RecordInvalid, match="interlock break"):
+        session.lock("job").acquire(0)
+    assert command("break", "job", "--reason", "rolled back").returncode == 0
+    with session.lock("job", timeout=5) as grant:
+        assert grant.token > 1
+    assert line in next((root(file_url) / "records").glob(".damaged-job~*")).read_bytes()

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from interlock._script import Abandon, Now, Park, Probe, Report, Script, Submit
-from interlock.abc import WAITING, Evict, Leave, Liveness, Outcome, Ticket
+from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Ticket
 from interlock.errors import OutcomeUnknown, Unavailable
 
 REPOLL_S = 0.5
@@ -61,6 +61,9 @@ class Participant:
     def ticket(self) -> Ticket:
         """A new ticket."""
         return Ticket(self.id, next(self._serials))
+
+    def joins(self, name: str, machine: Machine) -> None:
+        """A participant ends by dying, so there is no farewell to remember."""
 
     def holds(self, name: str) -> list[Any]:
         """The grants under a name."""
