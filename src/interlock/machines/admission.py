@@ -20,10 +20,11 @@ Layer: a machine; it imports only `interlock.abc` and the record's shape checks.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
 from interlock.machines.shape import distinct
+from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # entries in one record; a further one is told ``limit``
 
@@ -197,24 +198,17 @@ _RECORD = re.compile(
 )
 _ENTRIES = re.compile(_ENTRY, re.ASCII)
 
-_STEPS: dict[type, Any] = {Acquire: _acquire, Leave: _leave, Evict: _evict, Downgrade: _downgrade}
+_STEPS: dict[type, Step] = {Acquire: _acquire, Leave: _leave, Evict: _evict, Downgrade: _downgrade}
 
 
-class Admission:
+class Admission(Steps):
     """The engine as a machine; the two kinds differ in name only, so that a lock is never taken for a semaphore."""
+
+    record = Record
+    steps = _STEPS
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-
-    def initial(self, floor: int) -> Record:
-        return Record(floor)
-
-    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
-        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
-        return result
-
-    def token(self, record: Record) -> int:
-        return record.token
 
     def idle(self, record: Record) -> bool:
         return not record.entries and not record.recovered

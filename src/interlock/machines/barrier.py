@@ -20,11 +20,11 @@ Outcomes: ``waiting``, ``passed`` with (place, generation), ``broken`` with a `B
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
 from interlock.machines.shape import distinct, fields, integer, items, parse, session, text, ticket
+from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # arrivals and notices in one record
 
@@ -249,25 +249,17 @@ def _reset(record: Record, op: Reset) -> tuple[Record, Outcome]:
     return after._replace(broken=None, generation=record.generation + 1), Outcome("reset", unpark=woken)
 
 
-_STEPS: dict[type, Any] = {
+_STEPS: dict[type, Step] = {
     Arrive: _arrive, Complete: _complete, Leave: _leave, Evict: _evict, Abort: _abort, Reset: _reset,
 }  # fmt: skip
 
 
-class Barrier:
+class Barrier(Steps):
     """The machine."""
 
     kind = "barrier"
-
-    def initial(self, floor: int) -> Record:
-        return Record(floor)
-
-    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
-        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
-        return result
-
-    def token(self, record: Record) -> int:
-        return record.floor
+    record = Record
+    steps = _STEPS
 
     def idle(self, record: Record) -> bool:
         return not record.arrivals and not record.notices and record.broken is None
@@ -277,9 +269,6 @@ class Barrier:
         parts.update((notice.ticket.session, "holds") for notice in record.notices)
         parts.update((party.ticket.session, "waits") for party in record.arrivals)
         return parts
-
-    def encode(self, record: Record) -> str:
-        return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
         names = ("floor", "parties", "generation", "arrivals", "members", "lost", "broken", "notices")

@@ -7,11 +7,11 @@ cleared before it wakes; leaving says so once more. Outcomes: ``set`` (the flag 
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
 from interlock.machines.shape import boolean, distinct, fields, integer, items, parse, ticket
+from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # waiters in one record
 CROWD = 64  # from here on a new waiter also looks whether the oldest one still lives
@@ -86,32 +86,21 @@ def _leave(record: Record, op: Leave | Evict) -> tuple[Record, Outcome]:
     return record._replace(waiters=kept), Outcome("set" if leaving[0].released else "left")
 
 
-_STEPS: dict[type, Any] = {Wait: _wait, Set: _set, Clear: _clear, Leave: _leave, Evict: _leave}
+_STEPS: dict[type, Step] = {Wait: _wait, Set: _set, Clear: _clear, Leave: _leave, Evict: _leave}
 
 
-class Event:
+class Event(Steps):
     """The machine."""
 
     kind = "event"
-
-    def initial(self, floor: int) -> Record:
-        return Record(floor)
-
-    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
-        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
-        return result
-
-    def token(self, record: Record) -> int:
-        return record.floor
+    record = Record
+    steps = _STEPS
 
     def idle(self, record: Record) -> bool:
         return not record.flag and not record.waiters
 
     def sessions(self, record: Record) -> dict[str, str]:
         return {waiter.ticket.session: "waits" for waiter in record.waiters}
-
-    def encode(self, record: Record) -> str:
-        return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
         floor, flag, waiters = fields(parse(line), "floor", "flag", "waiters")

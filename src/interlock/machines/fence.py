@@ -20,12 +20,12 @@ Layer: a machine.
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
 from interlock.machines.once import LIMIT_BYTES, Fail, Publish
 from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, text, ticket
+from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # seats and queue of one record
 
@@ -205,23 +205,15 @@ def _turn(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
     return after, tuple(waiting.ticket for waiting in record.queue)
 
 
-_STEPS: dict[type, Any] = {Join: _join, Publish: _settle, Fail: _settle, Leave: _leave, Evict: _leave}
+_STEPS: dict[type, Step] = {Join: _join, Publish: _settle, Fail: _settle, Leave: _leave, Evict: _leave}
 
 
-class Fence:
+class Fence(Steps):
     """The machine."""
 
     kind = "fence"
-
-    def initial(self, floor: int) -> Record:
-        return Record(floor)
-
-    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
-        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
-        return result
-
-    def token(self, record: Record) -> int:
-        return record.floor
+    record = Record
+    steps = _STEPS
 
     def idle(self, record: Record) -> bool:
         return not _begun(record) and not record.queue and not record.recovered
@@ -231,9 +223,6 @@ class Fence:
         parts.update((seat.ticket.session, "waits") for seat in record.seats if seat.state in (WAITS, AWAY))
         parts.update((seat.ticket.session, "holds") for seat in record.seats if seat.state == WRITES)
         return parts
-
-    def encode(self, record: Record) -> str:
-        return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
         (floor, epoch, parties, writer, recovered, seats, queue, value, error, died) = fields(

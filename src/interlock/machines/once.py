@@ -10,11 +10,11 @@ the error's text; ``refused`` (tried once); ``left``, ``gone``, ``forgotten``, `
 
 from __future__ import annotations
 
-import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
 from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, ticket
+from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # claims in one record
 LIMIT_BYTES = 256 * 1024  # of a value or error inside the record
@@ -121,25 +121,17 @@ def _forget(record: Record, op: Forget) -> tuple[Record, Outcome]:
     return record._replace(value=None, error=None), Outcome("forgotten")
 
 
-_STEPS: dict[type, Any] = {
+_STEPS: dict[type, Step] = {
     Claim: _claim, Publish: _settle, Fail: _settle, Leave: _leave, Evict: _evict, Forget: _forget,
 }  # fmt: skip
 
 
-class Once:
+class Once(Steps):
     """The machine."""
 
     kind = "once"
-
-    def initial(self, floor: int) -> Record:
-        return Record(floor)
-
-    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
-        result: tuple[Record, Outcome] = _STEPS[type(op)](record, op)
-        return result
-
-    def token(self, record: Record) -> int:
-        return record.floor
+    record = Record
+    steps = _STEPS
 
     def idle(self, record: Record) -> bool:
         return not record.claims and not record.recovered and record.value is None and record.error is None
@@ -148,9 +140,6 @@ class Once:
         parts = {who.session: "waits" for who in record.claims}
         parts.update((who.session, "holds") for who in record.claims[:1])
         return parts
-
-    def encode(self, record: Record) -> str:
-        return json.dumps(record._asdict(), separators=(",", ":"))
 
     def decode(self, line: str) -> Record:
         names = ("floor", "attempts", "recovered", "claims", "value", "error")

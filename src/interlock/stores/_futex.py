@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -68,8 +67,8 @@ class Words:
 
 def _futex_call(words: mmap.mmap) -> Callable[[int, int, int, float | None], None] | None:
     """The system call bound to the mapping's address, or None where there is none."""
-    number = _SYSCALL.get(platform.machine())
-    if sys.platform != "linux" or number is None:
+    number = _SYSCALL.get(os.uname().machine) if sys.platform == "linux" else None
+    if number is None:
         return None
     import ctypes
 
