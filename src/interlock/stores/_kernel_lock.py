@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
-_YIELDS = 64  # attempts that only let others run, before sleeping between attempts
+_YIELDS = 16  # attempts that only let others run, before sleeping between attempts
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00002, 0.002
 
 
