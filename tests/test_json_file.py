@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -351,3 +352,14 @@ def test_group_shares_a_setgid_directory() -> None:
         made.write_text('{"count": 5}')
         run(child, path)
         assert JsonFile(path).update(add_one) == {"count": 6}
+
+
+def test_many_directories_do_not_use_up_the_descriptors(tmp_path: Path) -> None:
+    """A process that updates documents in many directories keeps the locks of a few of them at hand."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(150):
+        (tmp_path / str(number)).mkdir()
+        JsonFile(tmp_path / str(number) / "x.json", sync=False).update(lambda count: count + 1, default=0)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) - before < 220
+    assert JsonFile(tmp_path / "0" / "x.json").update(lambda count: count + 1) == 2

@@ -27,7 +27,7 @@ class Target(NamedTuple):
     store: Store
     name: str
     machine: Machine
-    words: Callable[[Report], str]
+    words: Callable[[], Callable[[Report], str] | None]  # weak, so that an object and its target do not keep each other
 
     def attempt(self, op: Any, deadline: float | None = None) -> Outcome:
         """Submit an op before there is a script, because most ops need none; see `block` for those that do."""
@@ -44,7 +44,9 @@ class Target(NamedTuple):
         return self.store.alive(effect.session)
 
     def report(self, effect: Report) -> None:
-        logger.warning("%s", self.words(effect))
+        words = self.words()
+        if words is not None:
+            logger.warning("%s", words(effect))
 
     def abandon(self, effect: Abandon) -> None:
         """Leave in the background: the record is out of reach now, and a forgotten ticket would block others."""

@@ -35,6 +35,7 @@ _MODES = ("w", "wb", "x", "xb")
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _LONGEST_STEM = 100  # bytes of a name that its temporary file repeats: it must fit where the name itself just fits
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OPEN_SPACES = 32  # directories whose locks a process keeps at hand
 _STALE_READS = 5  # how often a read starts again because the server has dropped the file it had opened
 
 
@@ -397,4 +398,8 @@ def _space(target: str) -> str:
 
 def _session(url: str) -> Session:
     """The one session of this process in a space: with two, a thread could wait for itself and not know it."""
-    return _sessions.get(url) or _sessions.setdefault(url, connect(url))
+    session = _sessions.get(url) or _sessions.setdefault(url, connect(url))
+    for old in list(_sessions)[:-_OPEN_SPACES]:
+        if _sessions[old].idle and old != url:
+            _sessions.pop(old, None)
+    return session

@@ -30,6 +30,7 @@ from interlock.world import world
 FAREWELL_S = 1.0  # how long a closing session tries to reach a collective's record
 
 _known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
+_holding: dict[str, Session] = {}  # sessions that hold something live on, whether or not anybody refers to them
 
 
 class Session:
@@ -89,6 +90,11 @@ class Session:
         return self.store.alive(self.id).holder or self._describe()
 
     @property
+    def idle(self) -> bool:
+        """Whether it holds nothing."""
+        return not self._holds
+
+    @property
     def lost(self) -> bool:
         """Whether the session has ended or its liveness is gone, and with it everything it held."""
         return self._closed or (self._id is not None and self.store.alive(self._id).state != "alive")
@@ -117,6 +123,12 @@ class Session:
             with contextlib.suppress(InterlockError):
                 self.store.transact(name, machine, Evict(self._id, why="its session was closed"), _soon())
 
+    def __del__(self) -> None:
+        """A session that is forgotten ends; one that holds something is never forgotten, because its work may go on."""
+        if getattr(self, "_id", None) is not None:
+            with contextlib.suppress(Exception):
+                self.close()
+
     def __enter__(self) -> Session:
         return self
 
@@ -137,6 +149,8 @@ class Session:
 
     def keep(self, name: str, grant: Grant) -> None:
         """Remember a grant."""
+        if not self._holds:
+            _holding[self._key] = self
         self._holds.setdefault(name, []).append(grant)
 
     def drop(self, name: str, grant: Grant) -> None:
@@ -146,6 +160,8 @@ class Session:
             grants.remove(grant)
         if not grants:
             self._holds.pop(name, None)
+            if not self._holds:
+                _holding.pop(self._key, None)
 
     def joins(self, name: str, machine: Machine) -> None:
         """Remember that this session is a party of a collective. Without a rank somebody else may come in its place."""
@@ -244,6 +260,7 @@ def _end_idle_sessions() -> None:
 
 
 def _own_nothing_in_child() -> None:
+    _holding.clear()
     for session in list(_known.values()):
         session._own_nothing()
 

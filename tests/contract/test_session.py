@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections.abc import Callable
@@ -153,3 +154,23 @@ def test_a_rank_lies_within_its_size(connect: Connect, rank: int, size: int) -> 
     """A place that does not exist is a `ValueError`."""
     with pytest.raises(ValueError, match="rank"):
         connect(rank=rank, size=size)
+
+
+def test_a_forgotten_session_that_holds_lives_on(url: str) -> None:
+    """What was acquired through objects that nobody refers to any more stays held."""
+    keeper = interlock.connect(url)
+    interlock.connect(url).lock("a").acquire()
+    gc.collect()
+    assert keeper.lock("a").try_acquire() is None
+    keeper.close()
+
+
+def test_a_forgotten_session_ends(url: str) -> None:
+    """A session that nobody refers to any more and that holds nothing leaves nothing open."""
+    keeper = interlock.connect(url)
+    keeper.lock("a").acquire().release()
+    for _ in range(50):
+        interlock.connect(url).lock("a").acquire().release()
+    gc.collect()
+    assert list(keeper.store.sessions()) == [keeper.id]
+    keeper.close()

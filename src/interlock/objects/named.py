@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from interlock._runners import Target, block
@@ -61,7 +62,7 @@ class Named:
     def __init__(self, session: Session, name: str) -> None:
         self.name = check_name(name)
         self._session = session
-        self._target = Target(session.store, self.name, self.machine, self._words)
+        self._target = Target(session.store, self.name, self.machine, weakref.WeakMethod(self._words))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} in {self._session.url}>"

@@ -68,8 +68,8 @@ class Sessions:
             finally:
                 os.close(fd)  # a session that could not be moved is lost
 
-    def close_inherited(self) -> None:
-        """Close the parent's descriptors in a forked child: they would keep its sessions alive."""
+    def close_all(self) -> None:
+        """Close every descriptor: in a forked child they would keep the parent's sessions alive."""
         for fd, _ in self._mine.values():
             os.close(fd)
         self._mine.clear()

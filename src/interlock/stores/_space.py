@@ -63,6 +63,11 @@ class Space:
             self.primitive = self._settle_primitive(primitive, create)
             opened.pop_all()
 
+    def close(self) -> None:
+        """Close the folders."""
+        for folder in (self.root, self.records, self.sessions):
+            os.close(folder)
+
     def removed(self) -> bool:
         """Whether somebody removed the directory, or a folder of it, since it was opened."""
         with reaching(self.path):

@@ -21,6 +21,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -70,8 +71,16 @@ class FileStore:
         """Close inherited descriptors: they would keep the parent's locks alive, and would not exclude it."""
         for file in self._files.values():
             file.close()
-        self._sessions.close_inherited()
+        self._sessions.close_all()
         self._start_afresh()
+
+    def __del__(self) -> None:
+        """Close what nobody uses any more: a process may visit thousands of spaces."""
+        for file in getattr(self, "_files", {}).values():
+            file.close()
+        if getattr(self, "_space", None) is not None:
+            self._sessions.close_all()
+            self._space.close()  # type: ignore[union-attr]
 
     # -- the space
 
@@ -171,7 +180,8 @@ class FileStore:
                 line = b"%b%b}\n" % (file.prefix, machine.encode(after).encode())
                 file.write(line, spend=type(op) in _GIVING_BACK)
             file.record = after
-            self._note(op, outcome)
+            if self._seen or outcome.state == WAITING:
+                self._note(op, outcome)
             return outcome
         except Damage as damage:
             self._drop(name, file)
@@ -216,7 +226,7 @@ class FileStore:
                 words = self._wake_words()
                 word = words.read(_slot(op.ticket)) if words is not None else 0
             self._seen[op.ticket] = word
-        elif self._seen:
+        else:
             self._seen.pop(getattr(op, "ticket", None), None)  # type: ignore[arg-type]
 
     def _decoded(self, name: str, file: RecordFile, line: bytes, machine: Machine) -> Any:
@@ -360,7 +370,7 @@ def _slot(ticket: Ticket) -> int:
     return (crc32(ticket.session.encode()) + ticket.serial) % _futex.COUNT
 
 
-_stores: dict[str, FileStore] = {}
+_stores: weakref.WeakValueDictionary[str, FileStore] = weakref.WeakValueDictionary()
 _registry = threading.Lock()
 
 
@@ -388,7 +398,7 @@ def open_store(url: str) -> FileStore:
 def _close_inherited() -> None:
     global _registry
     _registry = threading.Lock()
-    for store in _stores.values():
+    for store in list(_stores.values()):
         store._after_fork()
 
 
