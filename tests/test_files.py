@@ -253,6 +253,7 @@ def test_bad_encoding_leaves_nothing(path: Path) -> None:
     assert untouched(path)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupt_anywhere_leaves_nothing(path: Path) -> None:
     """Ctrl-C at each instant at which Python looks for signals leaves the old content or the new, and nothing else."""
     ours = (files.__file__, contextlib.__file__)

@@ -39,9 +39,6 @@ _OPEN_SPACES = 32  # directories whose locks a process keeps at hand
 _STALE_READS = 5  # how often a read starts again because the server has dropped the file it had opened
 
 
-# -- atomic_write
-
-
 def atomic_write(
     path: StrPath, mode: str = "w", sync: bool = True, *, encoding: str | None = None, newline: str | None = None
 ) -> AbstractContextManager[IO[Any]]:
@@ -71,8 +68,8 @@ def _opened(path: str, mode: str, sync: bool, encoding: str | None, newline: str
     exclusive = mode[0] == "x"
     with (
         _draft(_target(path, follow=not exclusive), sync, exclusive) as fd,
-        # The descriptor outlives the file object, so that the block may close its file.
-        open(fd, mode.replace("x", "w"), encoding=encoding, newline=newline, closefd=False) as file,
+        # Of its own: so the block may close its file, and one that an interrupt left unflushed meets no other's file.
+        open(os.dup(fd), mode.replace("x", "w"), encoding=encoding, newline=newline) as file,
     ):
         yield file
 
@@ -182,9 +179,6 @@ def _write(fd: int, content: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-# -- JsonFile
-
-
 class JsonFile:
     """A JSON document that many processes read, and change one at a time, in order of arrival.
 
@@ -291,9 +285,6 @@ def _content(path: str) -> bytes:
                 raise
             stale = error
     raise stale
-
-
-# -- fenced_replace
 
 
 def fenced_replace(

@@ -125,9 +125,11 @@ class Session:
 
     def __del__(self) -> None:
         """A session that is forgotten ends; one that holds something is never forgotten, because its work may go on."""
-        if getattr(self, "_id", None) is not None:
-            with contextlib.suppress(Exception):
+        try:
+            if self._id is not None:
                 self.close()
+        except Exception:  # at the interpreter's end modules go before us, and the kernel ends the session
+            pass
 
     def __enter__(self) -> Session:
         return self

@@ -16,6 +16,7 @@ Layer: under `stores.file`.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
@@ -212,7 +213,8 @@ class Space:
         finally:
             file.close()
 
-    def wake_words(self) -> _futex.Words | None:
+    @functools.cached_property
+    def words(self) -> _futex.Words | None:
         """This host's wake-up words, or None where the mount cannot share a mapping: then waiting polls."""
         try:
             if not self._exists("wake"):

@@ -27,13 +27,13 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote_to_bytes, urlsplit
-from zlib import crc32
 
 from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Stored, Ticket
 from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
 from interlock.holder import Holder
-from interlock.stores import _futex, _kernel_lock, _mount, _sessions
+from interlock.stores import _kernel_lock, _mount, _sessions
 from interlock.stores._envelope import prefix, unseal
+from interlock.stores._futex import slot
 from interlock.stores._record import Damage, RecordFile, invalid
 from interlock.stores._sessions import Sessions
 from interlock.stores._shelf import RETIRED, Shelf
@@ -76,11 +76,14 @@ class FileStore:
 
     def __del__(self) -> None:
         """Close what nobody uses any more: a process may visit thousands of spaces."""
-        for file in getattr(self, "_files", {}).values():
-            file.close()
-        if getattr(self, "_space", None) is not None:
+        try:
+            for file in self._files.values():
+                file.close()
             self._sessions.close_all()
-            self._space.close()  # type: ignore[union-attr]
+            if self._space is not None:
+                self._space.close()
+        except Exception:  # at the interpreter's end modules go before us, and the kernel closes everything
+            pass
 
     # -- the space
 
@@ -95,8 +98,6 @@ class FileStore:
         self._try_lock, self._unlock = space.primitive.try_lock, space.primitive.unlock
         self._take_turns(space)
         self._shared = _mount.may_be_shared(self.path)
-        self._words: _futex.Words | None = None
-        self._worded = False
         self._space = space
 
     def _take_turns(self, space: Space) -> None:
@@ -125,12 +126,6 @@ class FileStore:
                     self._sessions.move(fresh)
                     self._enter(fresh)
         return self._opened()
-
-    def _wake_words(self) -> _futex.Words | None:
-        if not self._worded:
-            self._words = self._opened().wake_words()
-            self._worded = True
-        return self._words
 
     # -- transact
 
@@ -201,7 +196,7 @@ class FileStore:
         ticket = getattr(op, "ticket", None)
         if ticket not in self._seen:
             return None
-        word = self._words.read(_slot(ticket)) if self._words is not None else 0
+        word = self._word(ticket)
         try:
             line = file.read()
             if line is not None:
@@ -222,10 +217,7 @@ class FileStore:
     def _note(self, op: Any, outcome: Outcome, word: int | None = None) -> None:
         """Remember the wake-up word of a ticket that waits, as it was before its record was read."""
         if outcome.state == WAITING:
-            if word is None:
-                words = self._wake_words()
-                word = words.read(_slot(op.ticket)) if words is not None else 0
-            self._seen[op.ticket] = word
+            self._seen[op.ticket] = self._word(op.ticket) if word is None else word
         else:
             self._seen.pop(getattr(op, "ticket", None), None)  # type: ignore[arg-type]
 
@@ -291,25 +283,29 @@ class FileStore:
 
     # -- park and unpark
 
+    def _word(self, ticket: Ticket) -> int:
+        words = self._opened().words
+        return 0 if words is None else words.read(slot(*ticket))
+
     def _unpark(self, ticket: Ticket) -> None:
-        words = self._wake_words()
+        words = self._opened().words
         if words is not None:
-            words.wake(_slot(ticket))
+            words.wake(slot(*ticket))
 
     def park(self, ticket: Ticket, timeout: float) -> None:
-        seen = self._seen.get(ticket, 0)
+        seen, words = self._seen.get(ticket, 0), self._opened().words
         if timeout <= 0:
             return
         nap = REPOLL_S
-        if self._shared or self._words is None:
+        if self._shared or words is None:
             nap = self._naps[ticket] = min(self._naps.pop(ticket, 0.002) * 1.5, SHARED_REPOLL_S)
             nap *= random.uniform(0.5, 1.0)
             if len(self._naps) > OPEN_FILES:
                 self._naps.clear()
-        if self._words is None:
+        if words is None:
             time.sleep(min(timeout, nap))
         else:
-            self._words.sleep(_slot(ticket), seen, min(timeout, nap))
+            words.sleep(slot(*ticket), seen, min(timeout, nap))
 
     # -- sessions
 
@@ -364,10 +360,6 @@ class FileStore:
                 os.write(fd, line.encode() + b"\n")
             finally:
                 os.close(fd)
-
-
-def _slot(ticket: Ticket) -> int:
-    return (crc32(ticket.session.encode()) + ticket.serial) % _futex.COUNT
 
 
 _stores: weakref.WeakValueDictionary[str, FileStore] = weakref.WeakValueDictionary()
