@@ -135,11 +135,14 @@ def use_broken_lock(client: Client) -> None:
 
 
 def test_a_broken_twin_is_rejected(tmp_path: Path) -> None:
-    """Negative control: with the kernel lock taken out, some history of the lock is not linearizable."""
+    """Negative control: with the kernel lock taken out, some history of the lock is not linearizable, or never ends."""
 
     def rejected(seed: int) -> bool:
         url, log = f"file://{tmp_path}/space-{seed}", str(tmp_path / f"log-{seed}")
-        return not linearizable(record(url, log, use_broken_lock, seed=seed), Admission())
+        try:
+            return not linearizable(record(url, log, use_broken_lock, seed=seed), Admission())
+        except AssertionError as hung:
+            return "did not end" in str(hung)
 
     assert any(rejected(seed) for seed in range(40))
 
