@@ -30,7 +30,7 @@ from interlock.world import world
 FAREWELL_S = 1.0  # how long a closing session tries to reach a collective's record
 
 _known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
-_holding: dict[str, Session] = {}  # sessions that hold something live on, whether or not anybody refers to them
+_kept: dict[str, Session] = {}  # sessions that others count on live on, whether or not anybody here refers to them
 
 
 class Session:
@@ -112,6 +112,7 @@ class Session:
         self._bid_farewell()
         with self._opening:
             self._closed = True
+            _kept.pop(self._key, None)
             if self._id is not None:
                 self.store.close_session(self._id)
                 self._id = None
@@ -124,10 +125,13 @@ class Session:
                 self.store.transact(name, machine, Evict(self._id, why="its session was closed"), _soon())
 
     def __del__(self) -> None:
-        """A session that is forgotten ends; one that holds something is never forgotten, because its work may go on."""
+        """A session that is forgotten ends; one that holds something, or is a rank of a collective, is not forgotten.
+
+        This may run in the middle of anything, so it takes no lock that others use and touches no record.
+        """
         try:
             if self._id is not None:
-                self.close()
+                self.store.close_session(self._id)
         except Exception:  # at the interpreter's end modules go before us, and the kernel ends the session
             pass
 
@@ -152,7 +156,7 @@ class Session:
     def keep(self, name: str, grant: Grant) -> None:
         """Remember a grant."""
         if not self._holds:
-            _holding[self._key] = self
+            _kept[self._key] = self
         self._holds.setdefault(name, []).append(grant)
 
     def drop(self, name: str, grant: Grant) -> None:
@@ -162,13 +166,14 @@ class Session:
             grants.remove(grant)
         if not grants:
             self._holds.pop(name, None)
-            if not self._holds:
-                _holding.pop(self._key, None)
+            if self.idle and not self._collectives:
+                _kept.pop(self._key, None)
 
     def joins(self, name: str, machine: Machine) -> None:
         """Remember that this session is a party of a collective. Without a rank somebody else may come in its place."""
         if self.size > 1:
             self._collectives[name] = machine
+            _kept[self._key] = self
 
     # -- the objects
 
@@ -262,7 +267,7 @@ def _end_idle_sessions() -> None:
 
 
 def _own_nothing_in_child() -> None:
-    _holding.clear()
+    _kept.clear()
     for session in list(_known.values()):
         session._own_nothing()
 

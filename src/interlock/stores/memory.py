@@ -32,7 +32,7 @@ class MemoryStore:
         self._clear()
 
     def _clear(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # a forgotten session may end in the middle of anything
         self._records: dict[str, tuple[Machine, Any, int]] = {}
         self._sessions: dict[str, Holder] = {}
         self._parked: dict[Ticket, threading.Event] = {}
