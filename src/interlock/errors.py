@@ -40,6 +40,11 @@ class InvalidName(InterlockError, ValueError):
 class Mismatch(InterlockError, ValueError):
     """The object exists with another kind or other parameters (permits, parties). Definite."""
 
+    @classmethod
+    def of_kind(cls, name: str, kind: str, wanted: str, scope: str) -> Mismatch:
+        """The error for a name whose record is of another kind than the object's."""
+        return cls(f"{name!r} is a {kind} in {scope}, not a {wanted}", name=name, scope=scope)
+
 
 class AcquireTimeout(InterlockError, TimeoutError):
     """Not obtained in time; nothing is held and nothing is left behind. Definite.

@@ -76,11 +76,7 @@ class Named:
         if stored is None:
             return self.machine.initial(0)
         if stored.kind != self.machine.kind:
-            raise Mismatch(
-                f"{self.name!r} is a {stored.kind} in {self._session.url}, not a {self.machine.kind}",
-                name=self.name,
-                scope=self._session.url,
-            )
+            raise Mismatch.of_kind(self.name, stored.kind, self.machine.kind, self._session.url)
         return self.machine.decode(stored.text)
 
     def _people(self, sessions: list[str]) -> list[Holder]:

@@ -168,7 +168,7 @@ class FileStore:
                 self._drop(name, file)
                 return None
             if file.kind != machine.kind:
-                raise self._mismatch(name, file.kind, machine)
+                raise Mismatch.of_kind(name, file.kind, machine.kind, self.url)
             record = file.record if line is None else self._decoded(name, file, line, machine)
             after, outcome = machine.apply(record, op)
             if after is not record:
@@ -227,14 +227,11 @@ class FileStore:
             found, kind, _ = unseal(line)
             if found != name:
                 raise Damage(f"it holds the record of {found!r}")
-            raise self._mismatch(name, kind, machine)
+            raise Mismatch.of_kind(name, kind, machine.kind, self.url)
         try:
             return machine.decode(line[len(file.prefix) : -2].decode())
         except ValueError as error:
             raise Damage(f"its record is not sound ({error})") from None
-
-    def _mismatch(self, name: str, kind: str, machine: Machine) -> Mismatch:
-        return Mismatch(f"{name!r} is a {kind} in {self.url}, not a {machine.kind}", name=name, scope=self.url)
 
     def _in_place(self, file: RecordFile) -> bool:
         """Whether the open file is still linked; a cleaner may have removed it under us. Asked at most every 10 ms."""

@@ -43,9 +43,7 @@ class MemoryStore:
         with self._mutex:
             kept, record, version = self._records.get(name) or (machine, machine.initial(self._floor), 0)
             if kept.kind != machine.kind:
-                raise Mismatch(
-                    f"{name!r} is a {kept.kind} in {self.url}, not a {machine.kind}", name=name, scope=self.url
-                )
+                raise Mismatch.of_kind(name, kept.kind, machine.kind, self.url)
             after, outcome = machine.apply(record, op)
             if after is not record:
                 self._records[name] = (machine, after, version + 1)
