@@ -24,8 +24,14 @@ ALLOWED = {
     "stores": BOTTOM | {"stores", "holder"},
     "_script": BOTTOM,
     "_runners": BOTTOM | {"_script"},
-    "objects": BOTTOM | {"_script", "_runners", "machines", "objects", "holder", "values"},
-    "session": BOTTOM | {"objects", "stores", "holder", "world"},
+    "arrays": set(),
+    "tables": {"arrays", "values"},
+    "codecs": {"arrays", "tables", "values"},
+    "entries": {"codecs"},
+    "results": BOTTOM | {"values", "codecs", "entries"},
+    "objects": BOTTOM | {"_script", "_runners", "machines", "objects", "holder", "values", "results"},
+    "job": BOTTOM | {"holder", "stores", "world"},
+    "session": BOTTOM | {"objects", "stores", "holder", "world", "job", "cache"},
 }
 HEAVY = ("asyncio", "concurrent.futures", "ctypes", "hashlib", "multiprocessing", "click", "numpy", "interlock.aio")
 

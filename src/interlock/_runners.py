@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from interlock._script import Abandon, Now, Park, Pause, Probe, Report, Script, Submit
-from interlock.abc import Leave, Machine, Outcome, Store
+from interlock.abc import Leave, Liveness, Machine, Outcome, Store
 from interlock.errors import InterlockError, OutcomeUnknown, Unavailable
 
 logger = logging.getLogger("interlock")
@@ -27,6 +27,7 @@ class Target(NamedTuple):
     store: Store
     name: str
     machine: Machine
+    alive: Callable[[str], Liveness]
     words: Callable[[], Callable[[Report], str] | None]  # weak, so that an object and its target do not keep each other
 
     def attempt(self, op: Any, deadline: float | None = None) -> Outcome:
@@ -41,7 +42,7 @@ class Target(NamedTuple):
         self.store.park(effect.ticket, left)
 
     def probe(self, effect: Probe) -> Any:
-        return self.store.alive(effect.session)
+        return self.alive(effect.session)
 
     def report(self, effect: Report) -> None:
         words = self.words()

@@ -5,7 +5,8 @@ answer: `_runners.block` for threads, `_runners.unblock` for asyncio, a seeded s
 time-outs, eviction of the dead and the treatment of lost answers are written once, here:
 
 1. submit the request; 2. until it is settled: look at the sessions it is behind, evict the proved dead, park, submit
-the same request again; 3. at the deadline, or on any exception, leave.
+the same request again; 3. at the deadline, or on any exception, leave. Where whoever is waited for gives signs of life
+(the ``value`` of the waiting outcome changes), the timeout runs from the last one.
 
 A store's answer can be lost (`OutcomeUnknown`). The request is then submitted again under the same ticket, which the
 machines make harmless, and the error surfaces only when the deadline has passed.
@@ -136,7 +137,7 @@ def settle(
         stands = True
         if started is None:
             started, _ = yield NOW
-        return (yield from _wait(again or request, outcome, started, deadline))
+        return (yield from _wait(again or request, outcome, started, timeout))
     except (TimedOut, GeneratorExit):
         raise
     except BaseException as error:
@@ -155,11 +156,15 @@ def reach(deadline: float | None) -> float | None:
     return None if deadline is None else deadline + GRACE_S / 4
 
 
-def _wait(request: Any, outcome: Outcome, started: float, deadline: float | None) -> Script:
+def _wait(request: Any, outcome: Outcome, started: float, timeout: float | None) -> Script:
     """Park, look and ask again until the outcome is settled. The first look comes after the first nap, because most
     waits are short and a look at the others costs more than a hand-off."""
-    report_at, gap, fresh = started + PATIENCE_S, PATIENCE_S, True
+    deadline = None if timeout is None else started + timeout
+    report_at, gap, fresh, beat = started + PATIENCE_S, PATIENCE_S, True, outcome.value
     while outcome.state in UNSETTLED:
+        if timeout is not None and outcome.value != beat:
+            now, _ = yield NOW
+            deadline, beat = now + timeout, outcome.value
         if fresh and outcome.state == WAITING and outcome.then is None:
             fresh = False
         else:

@@ -46,7 +46,10 @@ class Leave(NamedTuple):
 
 
 class Evict(NamedTuple):
-    """Leave with every ticket of a session that is proved dead. Every machine accepts it."""
+    """Leave with every ticket of a session that is proved dead. Every machine accepts it.
+
+    The session may be `unseen`: then whoever had that label is proved to have died before it came.
+    """
 
     session: str
     at: int = 0
@@ -78,6 +81,17 @@ class Outcome(NamedTuple):
 
 
 WAITING = "waiting"
+
+
+def unseen(label: str) -> str:
+    """What stands for a party that nobody has seen yet in ``watch`` and `Evict`, where sessions stand otherwise: its
+    label. No session has such an id."""
+    return f"#{label}"
+
+
+def label_of(session: str) -> str | None:
+    """The label that an id made by `unseen` stands for; None for the id of a session."""
+    return session[1:] if session.startswith("#") else None
 
 
 class Machine(Protocol):
@@ -128,6 +142,7 @@ class Store(Protocol):
     """Keeps records. Three operations carry the whole library: `transact`, `park`/unpark, and the sessions."""
 
     url: str
+    attachments: str  # directory of files that everybody in the scope sees; made when it is first needed
 
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
         """Apply one op to the named record atomically and wake the tickets in ``outcome.unpark``.

@@ -4,10 +4,9 @@
         async with session.lock("index") as grant:
             ...
 
-Every method runs the very script that its blocking twin runs; only the runner differs (`unblock`): whatever may sleep
-or touch a disk is done in a worker thread, and the task awaits it. Within a session a task is what a thread is
-elsewhere: tasks exclude each other, and the one that acquired is the one that releases. For what an object means, what
-it raises and what it costs, see its twin in `interlock`.
+Every method runs the very script that its blocking twin runs; only the runner differs (`interlock._tasks`). Within a
+session a task is what a thread is elsewhere: tasks exclude each other, and the one that acquired is the one that
+releases. For what an object means, what it raises and what it costs, see its twin in `interlock`.
 
 Cancelling a task that waits leaves nothing behind: a transaction under way is waited for and then taken back.
 Layer: above the session.
@@ -16,72 +15,26 @@ Layer: above the session.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import os
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from interlock import objects
 from interlock import session as blocking
-from interlock._runners import Target, perform
-from interlock._script import Abandon, Now, Park, Pause, Script, Submit
+from interlock._script import Script
+from interlock._tasks import unblock
 from interlock.errors import AcquireTimeout, Deadlock
 from interlock.holder import Holder
 from interlock.objects import Arrival
+from interlock.objects.fence import WayOut
 from interlock.objects.named import Named, check_timeout
-from interlock.objects.once import result_of
-
-_SLEEPERS = 64
+from interlock.results import result_of
 
 N = TypeVar("N", bound=Named)
 L = TypeVar("L", bound=objects.Lock)
-
-
-async def unblock(script: Script, target: Target) -> Any:
-    """Run a script in the current task and return its result; the asynchronous twin of `_runners.block`."""
-    step, answer = script.send, None
-    while True:
-        try:
-            effect = step(answer)
-            step, answer = script.send, await _perform(target, effect)
-        except StopIteration as stop:
-            return stop.value
-        except BaseException as error:
-            if getattr(script, "gi_frame", None) is None:
-                raise
-            step, answer = script.throw, error
-
-
-async def _perform(target: Target, effect: Any) -> Any:
-    if isinstance(effect, Pause):
-        return await asyncio.sleep(effect.seconds)
-    if isinstance(effect, Now | Abandon):
-        return perform(target, effect)
-    # Sleepers have threads of their own, so that however many there are, a release finds a free one.
-    pool = _sleepers() if isinstance(effect, Park) else None
-    future = asyncio.get_running_loop().run_in_executor(pool, perform, target, effect)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        # Cancelling does not undo a transaction under way; left alone, it could come after the script's `Leave`.
-        while isinstance(effect, Submit) and not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue
-        raise
-
-
-@functools.cache
-def _sleepers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_SLEEPERS, "interlock-park")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_sleepers.cache_clear)
 
 
 class _Awaited(Generic[N]):
@@ -244,8 +197,8 @@ class Once(_Awaited[objects.Once]):
             except BaseException as error:
                 await self._run(self._named._give_up(ticket, error))
                 raise
-            outcome = await self._run(self._named._publish(ticket, value))
-        return result_of(outcome)
+            outcome = await self._run(self._named._publish(ticket, outcome.value[0], value))
+        return result_of(outcome, self._named._session.store)
 
     async def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""
@@ -266,7 +219,16 @@ class Fence(_Awaited[objects.Fence]):
 
     async def guard(self) -> None:
         """Go on only as the writer; everybody else waits here for the writer's end and leaves the block."""
-        await self._run(self._named._guard())
+        if not await self.writes():
+            raise WayOut
+
+    async def writes(self) -> bool:
+        """Wait for this rank's part in the turn: whether it is to write."""
+        return bool(await self._run(self._named._writes()))
+
+    async def heartbeat(self) -> None:
+        """Tell those who wait with a timeout that the work goes on. For the writer alone."""
+        await asyncio.to_thread(self._named.heartbeat)
 
     def share(self, value: Any) -> None:
         """Give the value to everybody, when the block ends."""
@@ -355,22 +317,50 @@ class Session:
         """The event of this name."""
         return Event(self._session.event(name))
 
-    async def once(self, name: str, fn: Callable[[], Any], *, timeout: float | None = None, retry: bool = False) -> Any:
+    async def once(
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        timeout: float | None = None,
+        retry: bool = False,
+        takeover: bool = True,
+    ) -> Any:
         """The result of `fn`, computed by the first comer; see `Once.run`."""
-        return await Once(objects.Once(self._session, name, timeout=timeout, retry=retry)).run(fn)
+        return await Once(objects.Once(self._session, name, timeout=timeout, retry=retry, takeover=takeover)).run(fn)
 
-    def fence(self, name: str, *, writer: int | None = None, timeout: float | None = None) -> Fence:
+    def fence(
+        self, name: str, *, writer: int | None = None, timeout: float | None = None, takeover: bool = True
+    ) -> Fence:
         """One turn in which one rank writes and the others wait."""
-        return Fence(self._session.fence(name, writer=writer, timeout=timeout))
+        return Fence(self._session.fence(name, writer=writer, timeout=timeout, takeover=takeover))
 
     async def single(
-        self, name: str, fn: Callable[[], Any], *, writer: int | None = None, timeout: float | None = None
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        writer: int | None = None,
+        timeout: float | None = None,
+        takeover: bool = True,
     ) -> Any:
         """Collective: every rank calls it, one of them computes `fn`, all get its value or its error."""
-        async with self.fence(name, writer=writer, timeout=timeout) as fence:
+        async with self.fence(name, writer=writer, timeout=timeout, takeover=takeover) as fence:
             await fence.guard()
             fence.share(await _call(fn))
         return fence.collect()
+
+    @asynccontextmanager
+    async def first(
+        self, name: str = "init", *, scope: str = "job", timeout: float | None = None, takeover: bool = True
+    ) -> AsyncIterator[bool]:
+        """Collective: the first rank to come runs the block alone, then all the others run it; see `Session.first`."""
+        async with Fence(self._session._turn(name, scope, timeout, takeover)) as fence:
+            mine = await fence.writes()
+            if mine:
+                yield True
+        if not mine:
+            yield False
 
 
 def _task() -> int:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from interlock import results
 from interlock.abc import Evict, Machine, Store, Stored
 from interlock.errors import RecordInvalid
 from interlock.holder import Holder
@@ -32,8 +33,8 @@ class Step(NamedTuple):
     """One thing to do, or that was done.
 
     action: ``evict`` a session's part, ``retire`` an idle record, ``forget`` a dead session that no record mentions,
-            ``reset`` a barrier, ``forget result`` of a once, ``set aside`` a damaged record; ``keep`` and ``damaged``
-            are what cannot be cleared without force.
+            ``reset`` a barrier, ``forget result`` of a once, ``set aside`` a damaged record, ``remove`` a result's file
+            whose record is gone; ``keep`` and ``damaged`` are what cannot be cleared without force.
     role:   the part of an evicted or kept session: ``holds`` or ``waits``.
     state:  whether that session is ``alive``, ``dead`` or ``unknown``, and `why` is the proof in words.
     """
@@ -46,6 +47,7 @@ class Step(NamedTuple):
     state: str | None = None
     why: str = ""
     who: Holder | None = None
+    path: str | None = None
 
     def facts(self) -> dict[str, Any]:
         """Everything, for ``--json`` and the audit trail."""
@@ -68,13 +70,17 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
     cleared = ("dead", "unknown") if force else ("dead",)
     steps: list[Step] = []
     mentioned: set[str] = set()
+    names: list[str] = []
+    orphans = results.orphans(store, ())
     for stored in store.records():
         try:
             name, machine, record = _understood(stored)
         except RecordInvalid as error:
             steps.append(Step("damaged", error.name or error.path, why=error.damage))
             mentioned.update(dead)
+            orphans = []
             continue
+        names.append(name)
         if name.startswith(prefix):
             record = _propose(steps, name, machine, record, judge, cleared)
         mentioned.update(machine.sessions(record))
@@ -82,6 +88,9 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
         if session not in mentioned:
             life = judge(session)
             steps.append(Step("forget", session=session, state=life.state, why=life.proof, who=life.holder))
+    if not prefix:
+        gone = {*results.orphans(store, names)}
+        steps.extend(Step("remove", path=path, why="its record is gone") for path in orphans if path in gone)
     return steps
 
 
@@ -114,6 +123,9 @@ def perform(store: Store, step: Step, reason: str = "") -> bool:
 
     Raises: Unavailable, OutcomeUnknown: the record was out of reach; the steps before are done, `plan` again.
     """
+    if step.action == "remove" and step.path:
+        results.remove([step.path])
+        return True
     if step.action == "forget" and step.session:
         store.forget_session(step.session)
         return True

@@ -200,7 +200,7 @@ def _read_once(record: Any, judge: Judge) -> Reading:
     parts = [
         Part(who.session, "waits" if place else "holds", judge(who.session)) for place, who in enumerate(record.claims)
     ]
-    detail = {"attempts": record.attempts, "recovered": record.recovered}
+    detail = {"attempts": record.attempts, "recovered": bool(record.lost)}
     return "done" if record.value is not None else "failed" if record.error is not None else "free", parts, detail
 
 
@@ -212,7 +212,7 @@ def _read_fence(record: Any, judge: Judge) -> Reading:
         if seat.state in roles
     ]
     parts += [Part(j.ticket.session, "waits", judge(j.ticket.session), mode=_rank(j.label)) for j in record.queue]
-    return "free", parts, {"epoch": record.epoch, "parties": record.parties, "recovered": record.recovered}
+    return "free", parts, {"epoch": record.epoch, "parties": record.parties, "recovered": bool(record.lost)}
 
 
 def _rank(label: str) -> str:

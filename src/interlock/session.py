@@ -16,17 +16,21 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlock.abc import Evict, Machine, Store, Ticket
+from interlock.abc import Evict, Liveness, Machine, Store, Ticket, label_of
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
 from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
 from interlock.stores import open_store
-from interlock.world import world
+from interlock.world import node_name, world
 
+if TYPE_CHECKING:
+    from interlock.job import Roster
+
+JOB = "job://"
 FAREWELL_S = 1.0  # how long a closing session tries to reach a collective's record
 
 _known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
@@ -45,9 +49,11 @@ class Session:
         note: str = "",
         ttl_s: float = 30.0,
         key: str | None = None,
+        roster: Roster | None = None,
     ) -> None:
         self.store: Store = open_store(url)
-        self._options = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s}
+        self._options: dict[str, Any] = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s, "roster": roster}
+        self._roster = roster
         self.rank, self.size = _place(rank, size)
         self.owner: Callable[[], int] = threading.get_ident
         self._key = key or os.urandom(8).hex()
@@ -98,6 +104,15 @@ class Session:
     def lost(self) -> bool:
         """Whether the session has ended or its liveness is gone, and with it everything it held."""
         return self._closed or (self._id is not None and self.store.alive(self._id).state != "alive")
+
+    def alive(self, session: str) -> Liveness:
+        """Whether a participant lives, with proof: a session, or a rank that nobody has met yet (`interlock.abc`)."""
+        label = label_of(session)
+        if label is None:
+            return self.store.alive(session)
+        if self._roster is None:
+            return Liveness("unknown", f"rank {label} has not come yet")
+        return self._roster.alive(label)
 
     def _describe(self) -> Holder:
         return Holder.here(rank=self.rank if self.size > 1 else None, size=self.size, note=str(self._options["note"]))
@@ -170,10 +185,9 @@ class Session:
                 _kept.pop(self._key, None)
 
     def joins(self, name: str, machine: Machine) -> None:
-        """Remember that this session is a party of a collective. Without a rank somebody else may come in its place."""
-        if self.size > 1:
-            self._collectives[name] = machine
-            _kept[self._key] = self
+        """Remember that this session is a party of a collective in which nobody else may take its place."""
+        self._collectives[name] = machine
+        _kept[self._key] = self
 
     # -- the objects
 
@@ -197,22 +211,70 @@ class Session:
         """The event of this name."""
         return Event(self, name)
 
-    def once(self, name: str, fn: Callable[[], Any], *, timeout: float | None = None, retry: bool = False) -> Any:
+    def once(
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        timeout: float | None = None,
+        retry: bool = False,
+        takeover: bool = True,
+    ) -> Any:
         """The result of `fn`, computed by the first comer; see `interlock.Once`."""
-        return Once(self, name, timeout=timeout, retry=retry).run(fn)
+        return Once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
 
-    def fence(self, name: str, *, writer: int | None = None, timeout: float | None = None) -> Fence:
+    def fence(
+        self, name: str, *, writer: int | None = None, timeout: float | None = None, takeover: bool = True
+    ) -> Fence:
         """One turn in which one rank writes and the others wait; see `interlock.Fence`."""
-        return Fence(self, name, writer=writer, timeout=timeout)
+        return Fence(self, name, writer=writer, timeout=timeout, takeover=takeover)
 
     def single(
-        self, name: str, fn: Callable[[], Any], *, writer: int | None = None, timeout: float | None = None
+        self,
+        name: str,
+        fn: Callable[[], Any],
+        *,
+        writer: int | None = None,
+        timeout: float | None = None,
+        takeover: bool = True,
     ) -> Any:
         """Collective: every rank calls it, one of them computes `fn`, all get its value or its error."""
-        with self.fence(name, writer=writer, timeout=timeout) as fence:
+        with self.fence(name, writer=writer, timeout=timeout, takeover=takeover) as fence:
             fence.guard()
             fence.share(fn())
         return fence.collect()
+
+    @contextlib.contextmanager
+    def first(
+        self, name: str = "init", *, scope: str = "job", timeout: float | None = None, takeover: bool = True
+    ) -> Iterator[bool]:
+        """Collective: the first rank to come runs the block alone, then all the others run it, beside one another.
+
+            with session.first("dataset"):
+                dataset = load()  # downloads and builds it in the first rank, finds it in the others
+
+        Args:    scope: ``job``: one first rank of all; ``node``: one on each node.
+                 timeout, takeover: see `interlock.Fence`.
+        Returns: into the block, whether this rank is the first.
+        Raises:  in the others, the error of the first rank's block, instead of running theirs; AcquireTimeout.
+        Crash:   if the first rank dies in its block, the next one runs it alone; without `takeover`, all get OwnerDied.
+        """
+        with self._turn(name, scope, timeout, takeover) as fence:
+            mine = fence.writes()
+            if mine:
+                yield True
+        if not mine:
+            yield False
+
+    def _turn(self, name: str, scope: str, timeout: float | None, takeover: bool) -> Fence:
+        """The fence of all ranks, or of those on this node."""
+        if scope == "job":
+            return Fence(self, name, timeout=timeout, takeover=takeover)
+        if scope != "node":
+            raise ValueError(f"scope is job or node, not {scope!r}")
+        place = world()
+        local = (place.local_rank, place.local_size) if place.size == self.size else (self.rank, self.size)
+        return Fence(self, f"{name}@{node_name()}", timeout=timeout, takeover=takeover, place=local)
 
 
 def connect(
@@ -226,14 +288,29 @@ def connect(
     """A session in the scope of a URL.
 
     Args:
-        url:  ``file:///directory`` or a directory's path, ``memory://name``; None takes $INTERLOCK_URL, else a
-              directory under the user's state directory.
+        url:  ``file:///directory`` or a directory's path, ``memory://name``; ``job://``, a scope of this run's ranks
+              alone (see `interlock.job`); None takes $INTERLOCK_URL, else a directory under the user's state directory.
         rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
         note: a few words shown to whoever waits for this participant.
         ttl_s: how long a store that knows its clients by leases keeps a silent one; the stores here need none.
     Raises: Unavailable: unknown scheme or malformed URL (definite). The store itself is first touched when it is used.
     """
+    if url == JOB:
+        return _of_this_run(rank, size, note, ttl_s)
     return Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s)
+
+
+def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) -> Session:
+    """A session in the scope of this run. As one of several ranks it is known to the others from now on."""
+    from interlock import job
+
+    run = job.this_run(size)
+    url = job.scope(run)
+    members = job.roster(url, run.unique)
+    session = Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s, roster=members)
+    if session.size > 1:
+        members.join(session._describe())
+    return session
 
 
 def _soon() -> float:

@@ -55,7 +55,8 @@ class Job(NamedTuple):
 class Launcher(NamedTuple):
     """The variables of one launcher; where a cell names several, the first that is set counts.
 
-    It started this process if its `rank` is set and `condition` holds.
+    It started this process if its `rank` is set and `condition` holds. All variables of `run` together tell one run
+    from every other.
     """
 
     rank: str
@@ -63,6 +64,7 @@ class Launcher(NamedTuple):
     local_rank: str
     local_size: str
     node: str = ""
+    run: str = ""
     condition: Callable[[Environment], bool] = lambda environ: True
 
 
@@ -83,6 +85,7 @@ TORCHRUN = Launcher(
     local_rank="LOCAL_RANK",
     local_size="LOCAL_WORLD_SIZE",
     node="GROUP_RANK",
+    run="TORCHELASTIC_RUN_ID MASTER_ADDR MASTER_PORT TORCHELASTIC_RESTART_COUNT",
     condition=_sized,
 )
 OPEN_MPI = Launcher(  # OMPI_COMM_WORLD_NODE_RANK is not the node: it is a rank on the node, among all jobs
@@ -90,6 +93,7 @@ OPEN_MPI = Launcher(  # OMPI_COMM_WORLD_NODE_RANK is not the node: it is a rank 
     size="OMPI_COMM_WORLD_SIZE",
     local_rank="OMPI_COMM_WORLD_LOCAL_RANK",
     local_size="OMPI_COMM_WORLD_LOCAL_SIZE",
+    run="PMIX_NAMESPACE OMPI_MCA_ess_base_jobid",
 )
 MVAPICH = Launcher(
     rank="MV2_COMM_WORLD_RANK",
@@ -109,6 +113,7 @@ JSRUN = Launcher(
     size="JSM_NAMESPACE_SIZE",
     local_rank="JSM_NAMESPACE_LOCAL_RANK",
     local_size="JSM_NAMESPACE_LOCAL_SIZE",
+    run="PMIX_NAMESPACE JSM_NAMESPACE_ID",
 )
 SRUN = Launcher(
     rank="SLURM_PROCID",
@@ -116,6 +121,7 @@ SRUN = Launcher(
     local_rank="SLURM_LOCALID",
     local_size="SLURM_STEP_TASKS_PER_NODE",
     node="SLURM_NODEID",
+    run="SLURM_JOB_ID SLURM_STEP_ID SLURM_RESTART_COUNT",
     condition=_in_step,
 )
 PMIX = Launcher(
@@ -123,6 +129,7 @@ PMIX = Launcher(
     size="PMIX_SIZE",
     local_rank="PMIX_LOCAL_RANK",
     local_size="PMIX_LOCAL_SIZE",
+    run="PMIX_NAMESPACE",
 )
 LAUNCHERS = (TORCHRUN, OPEN_MPI, MVAPICH, PMI, JSRUN, SRUN, PMIX)
 
@@ -197,6 +204,29 @@ def world(environ: Environment | None = None) -> World:
         raise ValueError(f"{rows[0].rank}={rank} cannot be with {size} ranks: {rows[0].size}")
     agreeing = [row for row in rows if _standing(environ, row) == (rank, size)]
     return World(rank, size, *_place(environ, agreeing, rank, size), *names)
+
+
+def node_name(environ: Environment | None = None) -> str:
+    """A text that the ranks of one node share and those of others do not: the launcher's number of the node, else the
+    scheduler's name of it, else the host's; the machine's boot id does not do where one machine plays several nodes."""
+    environ = os.environ if environ is None else environ
+    for row in LAUNCHERS:
+        if environ.get(row.rank) and row.condition(environ) and (told := _first(environ, row.node)[1]):
+            return f"node{told}"
+    return environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def run_name(environ: Environment | None = None) -> str | None:
+    """A text that all ranks of this run share and no other run has, $INTERLOCK_RUN before all others; None where the
+    launcher does not tell its runs apart. A job's requeue, and a restart of its ranks by torchrun, are other runs."""
+    environ = os.environ if environ is None else environ
+    if environ.get("INTERLOCK_RUN"):
+        return environ["INTERLOCK_RUN"]
+    for row in LAUNCHERS:
+        if environ.get(row.rank) and row.condition(environ):
+            told = [environ.get(name, "") for name in row.run.split()]
+            return " ".join(told) if any(told) and told[0] != "none" else None  # "none": torchrun was given no run id
+    return None
 
 
 def job(environ: Environment | None = None) -> Job | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 
 import interlock
 from contract.conftest import Thread, standing, until
+from interlock.abc import Evict
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]
@@ -171,3 +175,128 @@ def test_ranks_must_agree(connect: Connect, background: Background) -> None:
         turn(odd, pytest.fail)
     assert turn(two, lambda: 1, writer=1) == 1
     assert waiting.result() == 1
+
+
+def test_without_takeover_a_dead_writer_is_everybodys_error(connect: Connect, background: Background) -> None:
+    """Those who wait get `OwnerDied`, which names the dead writer, instead of its turn; nobody writes."""
+    dying, *others = world(connect, 3)
+    turn_of = dying.fence("a", takeover=False)
+    turn_of.__enter__()
+    threads = [background(lambda who=who: turn(who, pytest.fail, takeover=False)) for who in others]
+    for session in others:
+        until(lambda session=session: standing(session, "a"))
+    dying.store.transact("a", interlock.Fence.machine, Evict(dying.id))
+    for thread in threads:
+        with pytest.raises(interlock.OwnerDied, match="rank 0 of 3"):
+            thread.result()
+
+
+def test_an_interrupted_writer_hands_over(connect: Connect, background: Background) -> None:
+    """A writer that is thrown out by a BaseException is followed by the next rank; without takeover all are told."""
+    for takeover in (True, False):
+        one, two = world(connect, 2)
+        name = f"a{takeover}"
+        fence = one.fence(name, takeover=takeover)
+        fence.__enter__()
+        fence.guard()
+        waiting = background(functools.partial(two.single, name, lambda: "taken over", takeover=takeover))
+        until(functools.partial(standing, two, name))
+        assert not fence.__exit__(SystemExit, SystemExit(3), None)
+        if takeover:
+            assert waiting.result() == "taken over"
+        else:
+            with pytest.raises(interlock.RemoteError, match="SystemExit"):
+                waiting.result()
+
+
+def test_a_sign_of_life_extends_the_others_patience(connect: Connect, background: Background) -> None:
+    """Work that takes many times the timeout is waited for as long as the writer gives signs of life, then no more."""
+    one, two = world(connect, 2)
+    began = time.monotonic()
+    with one.fence("a") as fence:
+        fence.guard()
+        waiting = background(lambda: two.single("a", pytest.fail, timeout=0.5))
+        while time.monotonic() < began + 1.5:
+            fence.heartbeat()
+            time.sleep(0.05)
+        fence.share("at last")
+    assert waiting.result() == "at last"
+    with one.fence("b") as fence:
+        fence.guard()
+        with pytest.raises(interlock.AcquireTimeout):
+            two.single("b", pytest.fail, timeout=0.2)
+        fence.heartbeat()
+
+
+def test_only_the_writer_gives_signs_of_life(connect: Connect) -> None:
+    """Before the guard, and outside the block, there is nothing to tell."""
+    fence = connect(rank=0, size=1).fence("a")
+    with pytest.raises(interlock.NotHeld):
+        fence.heartbeat()
+
+
+def test_the_error_names_the_rank_that_raised_it(connect: Connect, background: Background) -> None:
+    """Whoever is told of an error is told which rank it comes from."""
+    one, two = world(connect, 2)
+
+    def fails() -> None:
+        raise LookupError("no such file")
+
+    single = functools.partial(interlock.Session.single, name="a", fn=fails, writer=1)
+    waiting = [background(single, session) for session in (one, two)]
+    with pytest.raises(LookupError, match="no such file") as told:
+        waiting[0].result()
+    waiting[1]._thread.join()
+    assert "rank 1 of 2" in "".join(told.value.__notes__)
+
+
+# -- first
+
+
+def test_the_first_runs_alone_and_the_others_after_it(connect: Connect, background: Background) -> None:
+    """While the first rank is in its block nobody else is; then all the others are, together; turn after turn."""
+    sessions = world(connect, 3)
+    together = threading.Barrier(2)
+    inside: dict[int, list[int]] = {0: [], 1: [], 2: []}
+
+    def rank(session: interlock.Session) -> list[bool]:
+        told = []
+        for number, row in inside.items():
+            with session.first("a") as mine:
+                row.append(session.rank)
+                told.append(mine)
+                if not mine:
+                    together.wait(20)
+            if mine:
+                assert row[0] == session.rank, number
+        return told
+
+    told = [thread.result() for thread in [background(rank, session) for session in sessions]]
+    assert [sum(turn) for turn in zip(*told, strict=True)] == [1, 1, 1]
+
+
+def test_the_error_of_the_first_is_everybodys(connect: Connect, background: Background) -> None:
+    """If the first rank's block raises, the others raise the same instead of running theirs."""
+    one, two = world(connect, 2)
+    block = one.first("a")
+    block.__enter__()
+    waiting = background(two.first("a").__enter__)
+    until(lambda: standing(two, "a"))
+    assert not block.__exit__(LookupError, LookupError("no such file"), None)
+    with pytest.raises(LookupError, match="no such file"):
+        waiting.result()
+
+
+def test_there_is_one_first_on_each_node(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``scope="node"`` the ranks of two nodes do not wait for one another."""
+    sessions = world(connect, 4)
+    firsts = []
+    for rank, session in enumerate(sessions):
+        told = {"PROCID": rank, "STEP_NUM_TASKS": 4, "LOCALID": rank % 2, "STEP_TASKS_PER_NODE": "2(x2)"}
+        for name, value in {**told, "NODEID": rank // 2, "STEP_ID": 0, "JOB_ID": 7}.items():
+            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        with session.first("a", scope="node") as mine:
+            firsts.append(mine)
+    assert firsts == [True, False, True, False]
+    with pytest.raises(ValueError, match="scope is job or node"), sessions[0].first("a", scope="rack"):
+        pytest.fail("there is no such scope")

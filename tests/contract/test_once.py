@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import interlock
 from contract.conftest import Thread, standing, until
+from interlock.abc import Evict
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]
@@ -86,14 +88,6 @@ def test_a_value_that_cannot_travel_is_an_error_for_all(connect: Connect) -> Non
             session.once("a", object, timeout=10)
 
 
-def test_a_value_too_large_is_an_error_for_all(connect: Connect) -> None:
-    """A value over the limit is `LimitExceeded` and advises to return a path."""
-    one, two = connect(), connect()
-    for session in (one, two):
-        with pytest.raises(interlock.LimitExceeded, match="path"):
-            session.once("a", lambda: "x" * 300_000, timeout=10)
-
-
 def test_a_worker_that_is_interrupted_is_replaced(connect: Connect, background: Background) -> None:
     """When the computing thread is thrown out by a BaseException, the next waiting one computes."""
     one, two = connect(), connect()
@@ -143,3 +137,48 @@ def test_nothing_is_left_behind(connect: Connect) -> None:
     with pytest.raises(LookupError):
         session.once("b", fail)
     assert standing(session, "a") == standing(session, "b") == 0
+
+
+def test_a_result_that_is_not_kept_goes_to_those_who_wait(connect: Connect, background: Background) -> None:
+    """All who wait get the one error; whoever comes later computes anew, and no record stays behind."""
+    one, two, three = connect(), connect(), connect()
+    began, go = threading.Event(), threading.Event()
+
+    def slow_failure() -> None:
+        began.set()
+        go.wait(20)
+        raise LookupError("no such key")
+
+    def run(session: interlock.Session, fn: Callable[[], Any]) -> Any:
+        return interlock.Once(session, "a", keep=False).run(fn)
+
+    worker = background(run, one, slow_failure)
+    began.wait(20)
+    waiting = [background(run, session, pytest.fail) for session in (two, three)]
+    until(lambda: standing(two, "a") and standing(three, "a"))
+    go.set()
+    for thread in (worker, *waiting):
+        with pytest.raises(LookupError, match="no such key"):
+            thread.result()
+    assert one.store.read("a") is None
+    assert run(two, lambda: 5) == 5
+    assert one.store.read("a") is None
+
+
+def test_without_takeover_the_death_of_a_worker_is_everybodys_error(connect: Connect, background: Background) -> None:
+    """Who waited and who comes later get `OwnerDied`, which names the dead, until somebody asks to retry."""
+    one, two = connect(note="the one that dies"), connect()
+    began, go = threading.Event(), threading.Event()
+    worker = background(lambda: one.once("a", lambda: (began.set(), go.wait(20))))
+    began.wait(20)
+    waiting = background(lambda: two.once("a", pytest.fail, takeover=False))
+    until(lambda: standing(two, "a"))
+    one.store.transact("a", interlock.Once.machine, Evict(one.id))
+    with pytest.raises(interlock.OwnerDied, match="the one that dies"):
+        waiting.result()
+    with pytest.raises(interlock.OwnerDied):
+        two.once("a", pytest.fail)
+    assert two.once("a", lambda: 5, retry=True) == 5
+    go.set()
+    with contextlib.suppress(interlock.SessionLost):
+        worker.result()

@@ -78,7 +78,7 @@ def tickets(kind: str, record: Any) -> list[Ticket]:
     if kind == "event":
         return [waiter.ticket for waiter in record.waiters]
     if kind == "once":
-        return list(record.claims)
+        return list(record.owed + record.claims)
     return [seat.ticket for seat in record.seats if seat.state in ("waits", "writes")] + [
         waiting.ticket for waiting in record.queue
     ]
@@ -237,26 +237,34 @@ def event_step(module: ModuleType, step: Step) -> None:
 
 def once_record(module: ModuleType, record: Any) -> None:
     """One result, and none beside running work."""
-    need((record.value is not None) + (record.error is not None) + bool(record.claims) <= 1, "one result, or work")
-    need(len(record.claims) <= module.LIMIT, "the claims are bounded")
+    results = (record.value is not None) + (record.error is not None)
+    need(results + (bool(record.claims) and not record.owed) <= 1, "one result, or work")
+    need(results or not record.owed, "what is owed is there")
+    need(len(record.claims + record.owed) <= module.LIMIT, "claims and debts are bounded")
 
 
 def once_step(module: ModuleType, step: Step) -> None:
     """Claims are served in order, the worker alone publishes, each attempt has its own number."""
     before, op, after, _ = step
     stayed = [who for who in before.claims if not step.removes(who)]
-    settled = (after.value, after.error) != (None, None) and (before.value, before.error) == (None, None)
+    publishes = isinstance(op, module.Publish | module.Fail)
+    settled = publishes and bool(before.claims) and not after.claims
     if settled:
-        need(isinstance(op, module.Publish | module.Fail) and op.ticket == before.claims[0], "the worker publishes")
+        need(op.ticket == before.claims[0], "the worker publishes")
         need(after.value == getattr(op, "value", None) and after.error == getattr(op, "error", None), "what it said")
+        need(after.owed == (() if op.keep else before.owed + before.claims), "it is owed to all who had claimed")
     else:
+        need((after.value, after.error) in ((before.value, before.error), (None, None)), "only a worker gives results")
+        owed = [who for who in before.owed if not step.removes(who)]
+        need(list(after.owed) == owed or isinstance(op, module.Forget), "a debt stands until its creditor leaves")
         need(list(after.claims[: len(stayed)]) == stayed and len(after.claims) <= len(stayed) + 1, "order is kept")
-    need(before.value is None or after.value == before.value or isinstance(op, module.Forget), "a value stays")
+    kept = before.value is not None and not before.owed
+    need(not kept or after.value == before.value or isinstance(op, module.Forget), "a kept value stays")
     begun = after.claims[:1] not in ((), before.claims[:1])
     need(after.attempts == before.attempts + begun, "each attempt is counted")
     if isinstance(op, Evict) and before.claims and step.removes(before.claims[0]):
-        need(after.recovered, "the next worker is told of the death")
-    need(not before.recovered or after.recovered or settled, "news of a death stays until there is a result")
+        need(after.lost == op.session, "the next worker is told of the death")
+    need(not before.lost or after.lost or settled, "news of a death stays until there is a result")
 
 
 def fence_record(module: ModuleType, record: Any) -> None:
@@ -292,7 +300,7 @@ def fence_step(module: ModuleType, step: Step) -> None:
     if after.epoch == before.epoch:
         need([waiting.ticket for waiting in after.queue][: len(queue)] == queue, "the queue keeps its order")
     if isinstance(op, Evict) and any(seat.state == "writes" and step.removes(seat.ticket) for seat in before.seats):
-        need(after.recovered or after.died, "a writer's death is told")
+        need(after.lost == op.session or after.died, "a writer's death is told")
     if isinstance(op, Leave) and result != (None, None, False) and op.ticket in _seated(before):
         need(outcome.state in ("done", "failed", "died"), "whoever leaves a settled turn learns its result")
 

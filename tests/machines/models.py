@@ -135,7 +135,8 @@ class Barrier(Model):
         return memo
 
     def known(self, state: State, who: int) -> bool:
-        return state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
+        ranked = self.parties == self.size
+        return ranked or state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
         passed = [verdict for party in state.parties for verdict in party.seen if verdict]
@@ -177,10 +178,11 @@ class Event(Model):
 
 
 class Once(Model):
-    """Parties that need one result. A program's words: value, error (what it makes if it must work), retry, quit.
+    """Parties that need one result. A program's words: value, error (what it makes if it must work), retry, quit; owe
+    and owe error, for a result that is not kept.
 
-    Believed: one works at a time, and what one attempt came to is the same for all; without a retry there is one
-    attempt's result for all. Remembered: a worker that died, which its successor must be told.
+    Believed: one works at a time, and what one attempt came to is the same for all; where results are kept and nobody
+    retries, there is one attempt's result for all. Remembered: a worker that died, which its successor must be told.
     """
 
     memo = False
@@ -208,30 +210,37 @@ class Once(Model):
         word = self.programs[who][party.step]
         if word == "quit":
             return give_up(party, ticket, "was interrupted")
-        op = self.module.Fail(ticket, f"e{attempt}") if word == "error" else self.module.Publish(ticket, f"v{attempt}")
+        keep = "owe" not in word
+        failed = self.module.Fail(ticket, f"e{attempt}", keep)
+        op = failed if "error" in word else self.module.Publish(ticket, f"v{attempt}", keep)
         return party._replace(phase="hold", op=op)
 
     def acted(self, state: State, who: int, outcome: Outcome) -> Party:
-        return self._collect(state, who, outcome)
+        party = state.parties[who]
+        return self.onward(who, party) if isinstance(party.op, Leave) else self._collect(state, who, outcome)
 
     def _collect(self, state: State, who: int, outcome: Outcome) -> Party:
         party = state.parties[who]
         if outcome.state == "gone" and party.phase == "act" and any("retry" in words for words in self.programs):
             return self.onward(who, party)  # published, answer lost, and forgotten by a retry since
         need(outcome.state in ("done", "failed"), f"a claim ends with a result, not {outcome.state}")
+        if "owe" in self.programs[who][party.step]:
+            op = Leave(self.ticket(state, who))
+            return party._replace(phase="act", op=op, seen=(*party.seen, outcome.value))
         return self.onward(who, party, outcome.value)
 
     def crashed(self, state: State, who: int) -> Any:
         return state.parties[who].phase == "hold"
 
     def stepped(self, memo: Any, step: Step) -> Any:
-        return memo and step.after.value is None and step.after.error is None
+        settles = isinstance(step.op, self.module.Publish | self.module.Fail) and step.after is not step.before
+        return memo and not settles
 
     def check(self, state: State) -> None:
         need(sum(party.phase == "hold" for party in state.parties) <= 1, "one works at a time")
         results = {text for party in state.parties for text in party.seen}
         need(len({text[1:] for text in results}) == len(results), "an attempt has one result")
-        if not any("retry" in words for words in self.programs):
+        if not any({"retry", "owe", "owe error"} & {*words} for words in self.programs):
             need(len(results) <= 1, "everybody gets the same result")
 
 
@@ -288,9 +297,6 @@ class Fence(Model):
 
     def stepped(self, memo: Any, step: Step) -> Any:
         return memo and step.after.value is None
-
-    def known(self, state: State, who: int) -> bool:
-        return state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
         need(sum(party.phase == "hold" for party in state.parties) <= 1, "one writes at a time")

@@ -67,6 +67,7 @@ def _models(module: ModuleType) -> list[Model]:
         return [
             Once((("value",),) * 3, SOME, module),
             Once((("error",), ("value", "retry"), ("quit", "value")), FEWER, module),
+            Once((("owe error", "owe"), ("owe",), ("owe",)), FEWER, module),
         ]
     return [Fence(3, 2, None, FEWER, module), Fence(3, 2, 0, FEWER, module), Fence(2, 3, None, FEWER, module)]
 
@@ -128,6 +129,12 @@ MUTANTS = {
     "the waiting do not watch one another": Mutant(
         barrier, "watch = {record.arrivals[index - 1].ticket.session}", "watch = {mine.session}"
     ),
+    "the unseen are not watched": Mutant(
+        barrier, "        watch.update(unseen(label) for label in _unseen(record)[:WATCHED])\n", ""
+    ),
+    "the unseen dead break nothing": Mutant(
+        barrier, "    if label not in _unseen(record) or not record.arrivals:\n", "    if True:\n"
+    ),
     "a reset wakes nobody": Mutant(barrier, 'Outcome("reset", unpark=woken)', 'Outcome("reset")'),
     # event
     "setting forgets to wake": Mutant(event, 'Outcome("set", unpark=waiting)', 'Outcome("set")'),
@@ -141,11 +148,16 @@ MUTANTS = {
     "anybody publishes": Mutant(
         once, "if not record.claims or record.claims[0] != op.ticket:", "if op.ticket not in record.claims:"
     ),
-    "a worker's death is not told": Mutant(once, "record.recovered or worked", "record.recovered"),
+    "a worker's death is not told": Mutant(once, "op.session if worked else record.lost", "record.lost"),
     "a new attempt has the old number": Mutant(
         once, "attempts=record.attempts + len(promoted)", "attempts=record.attempts"
     ),
-    "the successor is not woken": Mutant(once, 'Outcome("left", unpark=promoted)', 'Outcome("left")'),
+    "the successor is not woken": Mutant(once, "ONCE.idle(after), unpark=promoted)", "ONCE.idle(after))"),
+    "those who waited are not owed": Mutant(once, "record.owed + record.claims\n", "record.owed + record.claims[:1]\n"),
+    "a debt outlives its creditors": Mutant(once, "    if record.owed and not owed:\n", "    if False:\n"),
+    "a debt is paid to whoever comes": Mutant(
+        once, "    if op.ticket in record.owed or not record.owed:\n        result", "    if True:\n        result"
+    ),
     "the worker is not watched": Mutant(once, "watch=(record.claims[index - 1].session,)", "watch=()"),
     # fence
     "two write": Mutant(
@@ -155,17 +167,23 @@ MUTANTS = {
     ),
     "the death of the writer asked for is not told": Mutant(
         fence,
-        "    if any(seat.state == DEAD and seat.label == record.writer for seat in record.seats):\n",
+        "    if record.writer in dead.union(record.absent):\n",
         "    if False:\n",
     ),
     "a turn ends before all had a seat": Mutant(fence, "_full(record) and _begun(record)", "_begun(record)"),
-    "who is away is forgotten": Mutant(fence, "seats if LEFT in states else ()", "()"),
+    "who is away is forgotten": Mutant(fence, "    if LEFT in states:\n", "    if False:\n"),
     "a late time-out is not told the result": Mutant(
         fence, 'settled if settled is not None and going and not dead else Outcome("left")', 'Outcome("left")'
     ),
     "a successor is not told of the death": Mutant(
-        fence, "record.recovered or (dead and any(seat.state == WRITES for seat in going))", "record.recovered"
+        fence, "lost=wrote[0] if dead and wrote else record.lost", "lost=record.lost"
     ),
+    "the next turn does not watch the unseen": Mutant(
+        fence, "    needed += tuple(unseen(label) for label in _unseen(record)[:WATCHED])\n", ""
+    ),
+    "an unseen writer is not watched": Mutant(fence, "        watch = (unseen(record.writer),)\n", "        pass\n"),
+    "an absent party is waited for": Mutant(fence, " + len(record.absent) >= record.parties", " >= record.parties"),
+    "anybody gives signs of life": Mutant(fence, "    if not writing:\n", "    if False:\n"),
     "the queue is not woken": Mutant(
         fence, "return after, tuple(waiting.ticket for waiting in record.queue)", "return after, ()"
     ),

@@ -30,6 +30,7 @@ QUICK: dict[str, tuple[Callable[[], Model], int]] = {
     "event": (lambda: Event((("wait", "wait"), ("wait", "try"), ("set", "clear", "set"))), 16_000),
     "once": (lambda: Once((("value", "value"),) * 3), 9_000),
     "once, retried": (lambda: Once((("error", "value"), ("value", "retry"), ("error", "quit", "value"))), 90_000),
+    "once, owed": (lambda: Once((("owe error", "owe"), ("owe", "owe error"), ("owe",))), 30_000),
     "fence": (lambda: Fence(3), 170_000),
     "fence, third turn": (lambda: Fence(3, 3, faults=CRASHES_AND_EXPIRIES), 60_000),
     "fence, writer chosen": (lambda: Fence(3, writer=0), 220_000),

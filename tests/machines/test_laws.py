@@ -109,7 +109,7 @@ def _others(kind: str, record: Any) -> Any:
         notices = [(notice.ticket, notice.place, notice.broken is None) for notice in record.notices]
         return record.generation, record.arrivals, sorted(notices), record.broken is None
     if kind == "once":
-        return record._replace(recovered=False)
+        return record._replace(lost="")
     if kind == "fence":
         seats = [seat for seat in record.seats if seat.state in ("waits", "writes")]
         return record.epoch, seats, record.queue, record.value, record.error

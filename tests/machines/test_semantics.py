@@ -232,6 +232,24 @@ def test_the_dead_of_the_last_run_do_not_break_the_next() -> None:
     assert table(last.then).state == "passed"
 
 
+def test_a_rank_that_dies_before_anybody_saw_it_is_missed_by_its_rank() -> None:
+    """The first arrival watches the ranks that nobody answers to; the death of one breaks the barrier and names it."""
+    table = Table(barrier.BARRIER)
+    assert table(barrier.Arrive(A, 3, "0")).watch == ("#1", "#2")
+    table(barrier.Arrive(B, 3, "2"))
+    assert table(Evict("#2", 0, "too late: it has come")).state == "gone"
+    assert table(Evict("#1", 0, "its process is gone")).unpark == (A, B)
+    verdict = table(barrier.Arrive(A, 3, "0")).value
+    assert verdict == barrier.Broken("a party died before it arrived: its process is gone", (("", "1"),))
+
+
+def test_parties_without_ranks_are_not_watched_before_they_come() -> None:
+    """Nobody knows who will come, so nobody can be missed by rank."""
+    table = Table(barrier.BARRIER)
+    assert table(barrier.Arrive(A, 2)).watch == ()
+    assert table(Evict("#1")).state == "gone"
+
+
 # -- event
 
 
@@ -257,10 +275,10 @@ def test_a_crowd_looks_after_itself() -> None:
 def test_the_next_in_the_row_takes_over_from_a_dead_worker() -> None:
     """It alone is told, that it is the next attempt and what for; the dead worker's result comes too late."""
     table = Table(once.ONCE)
-    assert table(once.Claim(A)).value == (1, False)
+    assert table(once.Claim(A)).value == (1, "")
     table.states(once.Claim(B), once.Claim(C))
     assert table(Evict("a")).unpark == (B,)
-    assert table(once.Claim(B)) == Outcome("yours", (2, True))
+    assert table(once.Claim(B)) == Outcome("yours", (2, "a"))
     assert table.states(once.Publish(A, "1"), once.Publish(C, "1")) == ["gone", "gone"]
     assert table(once.Publish(B, "2")).unpark == (C,)
     assert table(once.Claim(C)) == Outcome("done", "2")
@@ -271,7 +289,7 @@ def test_an_error_is_everybodys_until_somebody_retries() -> None:
     table = Table(once.ONCE)
     table.states(once.Claim(A), once.Fail(A, "no"))
     assert table(once.Claim(B)) == Outcome("failed", "no")
-    assert table(once.Claim(C, retry=True)).value == (2, False)
+    assert table(once.Claim(C, retry=True)).value == (2, "")
     assert table(once.Claim(B)).state == WAITING
 
 
@@ -281,6 +299,26 @@ def test_forgetting_drops_a_result_and_not_the_work() -> None:
     assert table.states(once.Claim(A), once.Forget(), once.Publish(A, "1")) == ["yours", "forgotten", "done"]
     table(once.Forget())
     assert table(once.Claim(B)).state == "yours"
+
+
+def test_a_result_that_is_not_kept_is_owed_to_those_who_waited() -> None:
+    """Whoever had claimed gets it, whenever it asks; whoever comes later starts anew; nothing stays behind."""
+    table = Table(once.ONCE)
+    table.states(once.Claim(A), once.Claim(B))
+    assert table(once.Fail(A, "no", keep=False)).unpark == (B,)
+    assert table(once.Claim(C)).value == (2, "")
+    assert table.states(once.Claim(B), once.Claim(A), Leave(A), once.Claim(B)) == ["failed", "failed", "left", "failed"]
+    assert table(Leave(B)) == Outcome("left", False)
+    assert table.states(once.Publish(C, "1", keep=False), once.Claim(D)) == ["done", "yours"]
+    assert table.states(Leave(D), Leave(C)) == ["left", "left"]
+    assert once.ONCE.idle(table.record)
+
+
+def test_a_creditor_that_died_is_owed_nothing() -> None:
+    """Eviction drops its claim on a result, and with the last one the result."""
+    table = Table(once.ONCE)
+    table.states(once.Claim(A), once.Claim(B), once.Publish(A, "1", keep=False), Leave(A))
+    assert table(Evict("b")) == Outcome("left", True)
 
 
 # -- fence
@@ -298,7 +336,7 @@ def test_a_turn_has_one_writer_and_all_get_its_value() -> None:
     assert table(fence.Publish(A, "1")).unpark == (B,)
     assert table.states(Leave(A), join(again), join(B)) == ["done", WAITING, "done"]
     assert table(Leave(B)).unpark == (again,)
-    assert table(join(again)).value == (1, False)
+    assert table(join(again)).value == (1, "")
 
 
 def test_another_writer_may_be_asked_for_in_the_next_turn() -> None:
@@ -323,7 +361,7 @@ def test_a_dead_writer_is_succeeded() -> None:
     table = Table(fence.FENCE)
     table.states(join(A), join(B))
     assert table(Evict("a")).unpark == (B,)
-    assert table(join(B)) == Outcome("yours", (0, True))
+    assert table(join(B)) == Outcome("yours", (0, "a"))
     assert table(fence.Publish(A, "1")).state == "gone"
 
 
@@ -335,7 +373,7 @@ def test_a_writer_asked_for_is_not_succeeded() -> None:
     assert table.states(join(B, "a"), Leave(B)) == ["died", "died"]
     assert table.states(join(Ticket("b", 2), "a"), Leave(Ticket("b", 2))) == ["died", "died"]
     revived = fence.Join(C, "a", 2, "a")
-    assert table(revived) == Outcome("yours", (2, True))
+    assert table(revived) == Outcome("yours", (2, "a"))
 
 
 def test_the_death_of_a_party_between_two_turns_is_noticed() -> None:
@@ -346,6 +384,33 @@ def test_the_death_of_a_party_between_two_turns_is_noticed() -> None:
     assert "b" in table(join(Ticket("a", 3))).watch
     assert table(Evict("b")).unpark == (Ticket("a", 3),)
     assert table(join(Ticket("a", 3))).state == "yours"
+
+
+def test_a_writer_asked_for_that_nobody_saw_is_watched_by_its_rank() -> None:
+    """If it dies before it comes, the turn fails for all who wait."""
+    table = Table(fence.FENCE)
+    assert table(fence.Join(A, "0", 2, "1")) == Outcome(WAITING, 0, watch=("#1",), position=1)
+    assert table(Evict("#1")).unpark == (A,)
+    assert table(fence.Join(A, "0", 2, "1")).state == "died"
+
+
+def test_a_party_that_died_before_it_came_holds_nobody_up() -> None:
+    """Who waits for the next turn watches it by its rank, and goes on without it; it may come back all the same."""
+    table = Table(fence.FENCE)
+    again = Ticket("a", 2)
+    table.states(fence.Join(A, "0", 2), fence.Publish(A, "1"), Leave(A))
+    assert table(fence.Join(again, "0", 2)).watch == ("a", "#1")
+    assert table(Evict("#1")).unpark == (again,)
+    assert table(fence.Join(again, "0", 2)).state == "yours"
+    assert table.states(fence.Publish(again, "2"), fence.Join(B, "1", 2)) == ["done", "done"]
+
+
+def test_a_writer_gives_signs_of_life() -> None:
+    """Those who wait are told how many there were; only the writer gives them, and each counts once."""
+    table = Table(fence.FENCE)
+    table.states(join(A), join(B))
+    assert table.states(fence.Beat(A, 1), fence.Beat(A, 1), fence.Beat(B, 7)) == ["beating", "beating", "gone"]
+    assert table(join(B)).value == 1
 
 
 def test_a_time_out_that_comes_too_late_learns_the_result() -> None:

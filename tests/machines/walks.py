@@ -13,10 +13,11 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from interlock.abc import Evict, Leave, Ticket
+from interlock.abc import Evict, Leave, Ticket, unseen
 from machines.laws import examine, tickets
 
 SESSIONS = ("a", "b", "c")
+EVICTED = (*SESSIONS, *SESSIONS, unseen("0"), unseen("1"))
 TICKETS = st.builds(Ticket, st.sampled_from(SESSIONS), st.integers(0, 1))
 WHY = st.sampled_from(("", "timed out"))
 AT = st.integers(0, 10**13)
@@ -34,7 +35,7 @@ def ops_of(module: ModuleType, kind: str) -> st.SearchStrategy[Any]:
         "once": _once,
         "fence": _fence,
     }[kind](module, kind)
-    leave, evict = st.builds(Leave, TICKETS, AT, WHY), st.builds(Evict, st.sampled_from(SESSIONS), AT, WHY)
+    leave, evict = st.builds(Leave, TICKETS, AT, WHY), st.builds(Evict, st.sampled_from(EVICTED), AT, WHY)
     return st.sampled_from([*own, leave, evict]).flatmap(lambda kind_of_op: kind_of_op)
 
 
@@ -58,14 +59,16 @@ def _event(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:
 
 def _once(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:
     claim = st.builds(module.Claim, TICKETS, st.booleans(), st.booleans())
-    publish, fail = st.builds(module.Publish, TICKETS, TEXT), st.builds(module.Fail, TICKETS, TEXT)
+    publish = st.builds(module.Publish, TICKETS, TEXT, st.booleans())
+    fail = st.builds(module.Fail, TICKETS, TEXT, st.booleans())
     return [claim] * 4 + [publish, fail, st.builds(module.Forget)]
 
 
 def _fence(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:
     writer = st.sampled_from(("", "", "0"))
     join = st.builds(module.Join, TICKETS, st.sampled_from(("0", "1", "2")), st.sampled_from((2, 2, 3)), writer)
-    return [join] * 4 + [st.builds(module.Publish, TICKETS, TEXT)] * 2 + [st.builds(module.Fail, TICKETS, TEXT)]
+    beat = st.builds(module.Beat, TICKETS, st.integers(0, 2))
+    return [join] * 4 + [st.builds(module.Publish, TICKETS, TEXT)] * 2 + [st.builds(module.Fail, TICKETS, TEXT), beat]
 
 
 def walk(module: ModuleType, machine: Any, ops: Iterable[Any]) -> Any:

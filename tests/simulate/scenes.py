@@ -14,7 +14,8 @@ from interlock.errors import AcquireTimeout, BrokenBarrier, OutcomeUnknown, Owne
 from interlock.machines.barrier import Reset
 from interlock.machines.event import Clear, Set
 from interlock.objects import Barrier, Event, Fence, Lock, Once, RWLock, Semaphore
-from interlock.objects.once import result_of
+from interlock.objects.fence import WayOut
+from interlock.results import result_of
 from machines.laws import tickets
 from simulate.world import Actor, Participant, Violation, World
 
@@ -304,8 +305,8 @@ class Onces(Scene):
                 yield from once._give_up(ticket, error)
                 raise
             self.working.discard(number)
-            outcome = yield from once._publish(ticket, number)
-        return result_of(outcome)
+            outcome = yield from once._publish(ticket, outcome.value[0], number)
+        return result_of(outcome, once._session.store)
 
     def step(self, before: Any, op: Any, after: Any) -> None:
         if after is not before and (after.value, after.error) != (None, None):
@@ -352,7 +353,8 @@ class Fences(Scene):
     def _turn(self, fence: Fence, turn: int, number: int) -> Script:
         yield from fence._begin()
         try:
-            yield from fence._guard()
+            if not (yield from fence._writes()):
+                raise WayOut
             need(not self.writing, "two write at once")
             self.writing.add(number)
             yield self.pause()

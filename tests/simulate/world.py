@@ -22,8 +22,9 @@ from random import Random
 from typing import Any
 
 from interlock._script import Abandon, Now, Park, Probe, Report, Script, Submit
-from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Ticket
+from interlock.abc import WAITING, Evict, Leave, Liveness, Machine, Outcome, Ticket, label_of
 from interlock.errors import OutcomeUnknown, Unavailable
+from interlock.holder import Holder
 
 REPOLL_S = 0.5
 END_S = 300.0  # virtual seconds after which whoever has not finished never will
@@ -44,6 +45,8 @@ class Participant:
     """What the objects need of a session, and no more."""
 
     url = "simulated://"
+    attachments = "/nonexistent"
+    holder = Holder(host="simulated", pid=0)
 
     def __init__(self, world: World, number: int, size: int = 1) -> None:
         self.id = f"{number:016x}"
@@ -151,6 +154,9 @@ class World:
 
     def alive(self, session: str) -> Liveness:
         """Dead is said only once it can be proved."""
+        label = label_of(session)
+        if label is not None:  # participants of collectives are numbered by rank
+            session = f"{int(label):016x}"
         return Liveness("dead" if self._dead.get(session, END_S + 1) <= self.now else "alive", "simulated")
 
     def provably_dead(self, actor: Actor, when: float) -> bool:

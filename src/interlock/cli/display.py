@@ -24,6 +24,7 @@ _DONE = {
     "reset": "reset",
     "forget result": "forgot the result of",
     "keep": "left alone",
+    "remove": "removed",
 }
 
 
@@ -85,7 +86,7 @@ def steps(found: Sequence[Step], as_json: bool, *, applied: bool) -> None:
         who = f": {step.role} it, " if step.role else " "
         who += (step.who.describe() if step.who else f"session {step.session}") if step.session else ""
         proof = f" ({step.state}: {step.why})" if step.state else f" ({step.why})" if step.why else ""
-        click.echo(plain(f"{verb} {step.name or ''}{who}".rstrip() + proof))
+        click.echo(plain(f"{verb} {step.name or step.path or ''}{who}".rstrip() + proof))
     open_ = sum(step.open for step in found)
     doable = len(found) - open_
     if not applied and doable:

@@ -11,6 +11,7 @@ A record collects the arrivals of one generation. The rules:
   `Reset`;
 - the parties of the last generation are remembered as members, so that one which dies before it arrives is missed
   by name; whoever arrives under a member's label takes its place;
+- a party that nobody has seen yet is watched by its label, if the labels are the ranks of as many parties;
 - a dead member breaks the barrier for members that come back. Until one does it only counts as lost: parties that are
   all new, the next run of a program, need not care who died in the last one.
 
@@ -22,11 +23,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, label_of, unseen
 from interlock.machines.shape import distinct, fields, integer, items, parse, session, text, ticket
 from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # arrivals and notices in one record
+WATCHED = 8  # so many parties that nobody has seen are watched at a time
 
 
 class Arrive(NamedTuple):
@@ -148,6 +150,7 @@ def _standing(record: Record, index: int) -> Outcome:
     watch = {record.arrivals[index - 1].ticket.session}
     if index == 0:
         watch.update(_sessions(_expected(record)))
+        watch.update(unseen(label) for label in _unseen(record)[:WATCHED])
     watch.discard(mine.session)
     return Outcome(WAITING, watch=tuple(sorted(watch)), position=record.parties - len(record.arrivals))
 
@@ -191,10 +194,16 @@ def absent(record: Record) -> tuple[tuple[str, str], ...]:
     expected = _expected(record) + record.lost
     if expected:
         return tuple((member.ticket.session, member.label) for member in expected)
-    labels = {party.label for party in record.arrivals}
-    if labels <= {str(rank) for rank in range(record.parties)}:
-        return tuple(("", str(rank)) for rank in range(record.parties) if str(rank) not in labels)
-    return ()
+    return tuple(("", label) for label in _unseen(record))
+
+
+def _unseen(record: Record) -> tuple[str, ...]:
+    """The ranks that neither an arrival nor a member of the last generation answers to."""
+    ranks = [str(rank) for rank in range(record.parties)]
+    if not {party.label for party in record.arrivals} <= {*ranks}:
+        return ()
+    seen = {party.label for party in record.arrivals + _expected(record) + record.lost}
+    return tuple(rank for rank in ranks if rank not in seen)
 
 
 def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
@@ -214,6 +223,9 @@ def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
 
 
 def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
+    label = label_of(op.session)
+    if label is not None:
+        return _evict_unseen(record, op, label)
     waited = tuple(party for party in record.arrivals if party.ticket.session == op.session)
     absent = tuple(party for party in record.members if party.ticket.session == op.session)
     notices = tuple(notice for notice in record.notices if notice.ticket.session != op.session)
@@ -227,6 +239,15 @@ def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
     if not waited and not (absent and _returned(rest)):
         return rest._replace(lost=rest.lost + absent), Outcome("left")
     after, woken = _break(rest, _death(waited or absent, "while waiting" if waited else "before it arrived", op.why))
+    return after, Outcome("left", unpark=woken)
+
+
+def _evict_unseen(record: Record, op: Evict, label: str) -> tuple[Record, Outcome]:
+    """A party that died before anybody saw it breaks the barrier for those who wait for it."""
+    if label not in _unseen(record) or not record.arrivals:
+        return record, Outcome("gone")
+    broken = Broken(f"a party died before it arrived: {op.why}", (("", label),))
+    after, woken = _break(record, broken)
     return after, Outcome("left", unpark=woken)
 
 

@@ -11,23 +11,37 @@ Every party joins every turn once; a turn ("epoch") has a seat for each of them.
   `recovered`; a writer that was asked for by label and dies fails the turn for all, because nobody else may write;
 - a party of the last turn that has not come yet, or one that gave up, is *away*: those who need it watch it;
 - a dead party's seat counts as left, in this turn and the next ones, so that the others go on; a new session under its
-  label may take it over.
+  label may take it over;
+- a party that nobody has seen yet and somebody needs is watched by its label, if the labels are the ranks of as many
+  parties; once it is proved dead it is *absent*, which is as good as a dead seat.
 
-Outcomes: ``yours`` with (epoch, recovered): write; ``waiting``; ``done`` with the value's text; ``failed`` with the
-error's text; ``died`` (the writer asked for died); ``left``, ``gone``, ``mismatch`` with (parties, writer), ``limit``.
-Layer: a machine.
+Outcomes: ``yours`` with (epoch, session of the writer that died or ""): write; ``waiting`` with how often the writer
+gave a sign of life; ``done`` with the value's text; ``failed`` with the error's text; ``died`` (the writer asked for
+died); ``left``, ``gone``, ``mismatch`` with (parties, writer), ``limit``. Layer: a machine.
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, takes
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, label_of, takes, unseen
 from interlock.machines.once import LIMIT_BYTES, Fail, Publish
-from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, text, ticket
+from interlock.machines.shape import (
+    boolean,
+    distinct,
+    fields,
+    integer,
+    items,
+    optional_session,
+    optional_text,
+    parse,
+    text,
+    ticket,
+)
 from interlock.machines.steps import Step, Steps
 
 LIMIT = 4096  # seats and queue of one record
+WATCHED = 8  # so many parties that nobody has seen are watched at a time
 
 WAITS, WRITES, LEFT, DEAD, AWAY = "waits", "writes", "left", "dead", "away"
 
@@ -41,6 +55,13 @@ class Join(NamedTuple):
     writer: str = ""
 
 
+class Beat(NamedTuple):
+    """The writer's sign of life; they are numbered from 1."""
+
+    ticket: Ticket
+    number: int
+
+
 class Seat(NamedTuple):
     """One party of the turn: ``waits``, ``writes``, ``left``, ``dead`` or ``away``."""
 
@@ -50,18 +71,21 @@ class Seat(NamedTuple):
 
 
 class Record(NamedTuple):
-    """`died` says that the writer asked for is dead; at most one of `value`, `error` and `died` is set."""
+    """`died` says that the writer asked for is dead; at most one of `value`, `error` and `died` is set. `lost` is the
+    session that died writing last, until there is a result; `beats` counts the writer's signs of life."""
 
     floor: int = 0
     epoch: int = 0
     parties: int = 0
     writer: str = ""
-    recovered: bool = False
+    lost: str = ""
     seats: tuple[Seat, ...] = ()
     queue: tuple[Join, ...] = ()
     value: str | None = None
     error: str | None = None
     died: bool = False
+    absent: tuple[str, ...] = ()
+    beats: int = 0
 
 
 def _settled(record: Record) -> Outcome | None:
@@ -77,9 +101,11 @@ def _standing(record: Record, seat: Seat) -> Outcome:
     if settled is not None:
         return settled
     if seat.state == WRITES:
-        return Outcome("yours", (record.epoch, record.recovered))
+        return Outcome("yours", (record.epoch, record.lost))
     watch = tuple(other.ticket.session for other in record.seats if _ahead(record, other))
-    return Outcome(WAITING, watch=watch, position=1)
+    if record.writer in _unseen(record):
+        watch = (unseen(record.writer),)
+    return Outcome(WAITING, record.beats, watch=watch, position=1)
 
 
 def _ahead(record: Record, seat: Seat) -> bool:
@@ -89,7 +115,15 @@ def _ahead(record: Record, seat: Seat) -> bool:
 
 def _queued(record: Record) -> Outcome:
     needed = tuple(dict.fromkeys(seat.ticket.session for seat in record.seats if seat.state != DEAD))
-    return Outcome(WAITING, watch=needed, position=len(record.seats))
+    needed += tuple(unseen(label) for label in _unseen(record)[:WATCHED])
+    return Outcome(WAITING, record.beats, watch=needed, position=len(record.seats))
+
+
+def _unseen(record: Record) -> tuple[str, ...]:
+    """The ranks that no seat of the turn answers to, and that nobody has proved dead."""
+    ranks = [str(rank) for rank in range(record.parties)]
+    labels = {seat.label for seat in record.seats}
+    return tuple(rank for rank in ranks if rank not in labels | {*record.absent}) if labels <= {*ranks} else ()
 
 
 def _begun(record: Record) -> bool:
@@ -98,7 +132,7 @@ def _begun(record: Record) -> bool:
 
 
 def _full(record: Record) -> bool:
-    return sum(seat.state != AWAY for seat in record.seats) >= record.parties
+    return sum(seat.state != AWAY for seat in record.seats) + len(record.absent) >= record.parties
 
 
 def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
@@ -109,10 +143,11 @@ def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
         return record, _queued(record)
     turn = record
     if not _begun(record):
-        seats = record.seats if record.parties == op.parties else ()
-        turn = record._replace(parties=op.parties, writer=op.writer, seats=seats)
+        seats, absent = (record.seats, record.absent) if record.parties == op.parties else ((), ())
+        turn = record._replace(parties=op.parties, writer=op.writer, seats=seats, absent=absent)
     before = [seat for seat in turn.seats if seat.label == op.label]
-    later = any(seat.state not in (AWAY, DEAD) for seat in before) or (_full(turn) and not before)
+    known = bool(before) or op.label in turn.absent
+    later = any(seat.state not in (AWAY, DEAD) for seat in before) or (_full(turn) and not known)
     writer = turn.writer if not later else turn.queue[0].writer if turn.queue else op.writer
     if (turn.parties, writer) != (op.parties, op.writer):
         return record, Outcome("mismatch", (turn.parties, writer))
@@ -131,7 +166,10 @@ def _line_up(record: Record, op: Join) -> tuple[Record, Outcome]:
 def _sit(record: Record, op: Join) -> tuple[Record, Outcome]:
     """Take the label's seat; once all seats are taken, nobody is away any more."""
     mine = Seat(op.ticket, op.label, WAITS)
-    after = record._replace(seats=(*(seat for seat in record.seats if seat.label != op.label), mine))
+    after = record._replace(
+        seats=(*(seat for seat in record.seats if seat.label != op.label), mine),
+        absent=tuple(label for label in record.absent if label != op.label),
+    )
     if _full(after):
         after = after._replace(seats=tuple(seat for seat in after.seats if seat.state != AWAY))
     after, _ = _succeed(after)
@@ -149,21 +187,24 @@ def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
     if len(value or error or "") > LIMIT_BYTES:
         return record, Outcome("limit", LIMIT_BYTES)
     seats = tuple(seat._replace(state=WAITS) if seat.ticket == op.ticket else seat for seat in record.seats)
-    after = record._replace(value=value, error=error, seats=seats, recovered=False)
+    after = record._replace(value=value, error=error, seats=seats, lost="", beats=0)
     woken = tuple(seat.ticket for seat in seats if seat.state == WAITS and seat.ticket != op.ticket)
     return after, _standing(after, seats[0])._replace(unpark=woken)
 
 
 def _leave(record: Record, op: Leave | Evict) -> tuple[Record, Outcome]:
     """Leaving is per ticket; eviction does the same for all of a session and leaves a dead seat behind."""
+    if isinstance(op, Evict) and (label := label_of(op.session)) is not None:
+        return _miss(record, label)
     dead, settled = isinstance(op, Evict), _settled(record)
     rest = DEAD if dead else AWAY if settled is None else LEFT
     queue = tuple(waiting for waiting in record.queue if not takes(op, waiting.ticket))
     going = [seat for seat in record.seats if takes(op, seat.ticket) and _leaves(seat, dead)]
     if not going and queue == record.queue:
         return record, Outcome("gone")
+    wrote = [seat.ticket.session for seat in going if seat.state == WRITES]
     after = record._replace(
-        recovered=record.recovered or (dead and any(seat.state == WRITES for seat in going)),
+        lost=wrote[0] if dead and wrote else record.lost,
         seats=tuple(seat._replace(state=rest) if seat in going else seat for seat in record.seats),
         queue=queue,
     )
@@ -171,6 +212,15 @@ def _leave(record: Record, op: Leave | Evict) -> tuple[Record, Outcome]:
     after, moved = _turn(after)
     said = settled if settled is not None and going and not dead else Outcome("left")
     return after, said._replace(unpark=woken + moved)
+
+
+def _miss(record: Record, label: str) -> tuple[Record, Outcome]:
+    """Go on without a party that died before anybody saw it."""
+    if label not in _unseen(record) or not _begun(record):
+        return record, Outcome("gone")
+    after, woken = _succeed(record._replace(absent=(*record.absent, label)))
+    after, moved = _turn(after)
+    return after, Outcome("left", unpark=woken + moved)
 
 
 def _leaves(seat: Seat, dead: bool) -> bool:
@@ -186,7 +236,8 @@ def _succeed(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
         if record.writer in ("", able.label):
             seats = tuple(seat._replace(state=WRITES) if seat is able else seat for seat in record.seats)
             return record._replace(seats=seats), (able.ticket,)
-    if any(seat.state == DEAD and seat.label == record.writer for seat in record.seats):
+    dead = {seat.label for seat in record.seats if seat.state == DEAD}
+    if record.writer in dead.union(record.absent):
         return record._replace(died=True), tuple(seat.ticket for seat in waiting)
     return record, ()
 
@@ -197,15 +248,25 @@ def _turn(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
     if not states or not (states == {DEAD} or (states <= {LEFT, DEAD, AWAY} and _full(record) and _begun(record))):
         return record, ()
     seats = tuple(seat if seat.state == DEAD else seat._replace(state=AWAY) for seat in record.seats)
-    after = Record(
-        record.floor, record.epoch + 1, record.parties, "", record.recovered, seats if LEFT in states else ()
-    )
+    after = Record(record.floor, record.epoch + 1, record.parties, "", record.lost)
+    if LEFT in states:
+        after = after._replace(seats=seats, absent=record.absent)
     for waiting in record.queue:
         after, _ = _join(after, waiting)
     return after, tuple(waiting.ticket for waiting in record.queue)
 
 
-_STEPS: dict[type, Step] = {Join: _join, Publish: _settle, Fail: _settle, Leave: _leave, Evict: _leave}
+def _beat(record: Record, op: Beat) -> tuple[Record, Outcome]:
+    writing = Seat(op.ticket, "", WRITES) in [seat._replace(label="") for seat in record.seats]
+    if not writing:
+        return record, Outcome("gone")
+    after = record if record.beats >= op.number else record._replace(beats=op.number)
+    return after, Outcome("beating")
+
+
+_STEPS: dict[type, Step] = {
+    Join: _join, Publish: _settle, Fail: _settle, Beat: _beat, Leave: _leave, Evict: _leave,
+}  # fmt: skip
 
 
 class Fence(Steps):
@@ -216,7 +277,7 @@ class Fence(Steps):
     steps = _STEPS
 
     def idle(self, record: Record) -> bool:
-        return not _begun(record) and not record.queue and not record.recovered
+        return not _begun(record) and not record.queue and not record.lost
 
     def sessions(self, record: Record) -> dict[str, str]:
         parts = {waiting.ticket.session: "waits" for waiting in record.queue}
@@ -225,7 +286,7 @@ class Fence(Steps):
         return parts
 
     def decode(self, line: str) -> Record:
-        (floor, epoch, parties, writer, recovered, seats, queue, value, error, died) = fields(
+        (floor, epoch, parties, writer, lost, seats, queue, value, error, died, absent, beats) = fields(
             parse(line), *Record._fields
         )
         record = Record(
@@ -233,12 +294,14 @@ class Fence(Steps):
             integer(epoch),
             integer(parties),
             text(writer),
-            boolean(recovered),
+            optional_session(lost),
             tuple(_seat(row) for row in items(seats)),
             tuple(_waiting(row) for row in items(queue)),
             optional_text(value),
             optional_text(error),
             boolean(died),
+            tuple(text(label) for label in items(absent)),
+            integer(beats),
         )
         distinct([seat.ticket for seat in record.seats] + [waiting.ticket for waiting in record.queue])
         if (record.value is not None) + (record.error is not None) + record.died > 1:

@@ -1,11 +1,14 @@
 """Once: the first claimant does the work; everybody gets its value or its error.
 
-A claim is a ticket in a row; its first ticket is the worker. If the worker abandons the work (leaves) or dies, the
-next in the row becomes the worker, after a death with `recovered`. A published value or error stays until `Forget`,
-or, for an error, until a claim that asks to `retry`.
+- A claim is a ticket in a row; its first ticket is the worker. If the worker abandons the work (leaves) or dies, the
+  next in the row becomes the worker, after a death knowing which session was `lost`.
+- A result that is kept stays until `Forget`, or, if it is an error, until a claim that asks to `retry`.
+- A result that is not kept is *owed* to those who had claimed by then. It goes when the last of them has left; whoever
+  claims later starts the work anew.
 
-Outcomes: ``yours`` with (attempt, recovered): do the work; ``waiting``; ``done`` with the value's text; ``failed`` with
-the error's text; ``refused`` (tried once); ``left``, ``gone``, ``forgotten``, ``limit``. Layer: a machine.
+Outcomes: ``yours`` with (attempt, lost session or ""): do the work; ``waiting``; ``done`` with the value's text;
+``failed`` with the error's text; ``refused`` (tried once); ``left`` with whether the record is idle now; ``gone``,
+``forgotten``, ``limit``. Layer: a machine.
 """
 
 from __future__ import annotations
@@ -13,10 +16,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
-from interlock.machines.shape import boolean, distinct, fields, integer, items, optional_text, parse, ticket
+from interlock.machines.shape import distinct, fields, integer, items, optional_session, optional_text, parse, ticket
 from interlock.machines.steps import Step, Steps
 
-LIMIT = 4096  # claims in one record
+LIMIT = 4096  # claims, and tickets that are owed a result, in one record
 LIMIT_BYTES = 256 * 1024  # of a value or error inside the record
 
 
@@ -29,17 +32,19 @@ class Claim(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """The worker's value, as text."""
+    """The worker's value, as text; `keep` it, or owe it to those who have claimed."""
 
     ticket: Ticket
     value: str
+    keep: bool = True
 
 
 class Fail(NamedTuple):
-    """The worker's error, as text."""
+    """The worker's error, as text, and whether to keep it."""
 
     ticket: Ticket
     error: str
+    keep: bool = True
 
 
 class Forget(NamedTuple):
@@ -47,78 +52,88 @@ class Forget(NamedTuple):
 
 
 class Record(NamedTuple):
-    """`claims` in arrival order; the first one works. At most one of `value` and `error` is set, and then no claims."""
+    """`claims` in arrival order; the first one works. At most one of `value` and `error` is set; then there are no
+    claims, unless it is `owed`. `lost` is the session that died at work last, until there is a result."""
 
     floor: int = 0
     attempts: int = 0
-    recovered: bool = False
+    lost: str = ""
     claims: tuple[Ticket, ...] = ()
     value: str | None = None
     error: str | None = None
+    owed: tuple[Ticket, ...] = ()
 
 
 def _claim(record: Record, op: Claim) -> tuple[Record, Outcome]:
-    if record.value is not None:
-        return record, Outcome("done", record.value)
-    if record.error is not None:
-        if not op.retry:
-            return record, Outcome("failed", record.error)
-        record = record._replace(error=None)
+    if op.ticket in record.owed or not record.owed:
+        result = _result(record)
+        if result is not None and not (op.retry and result.state == "failed" and not record.owed):
+            return record, result
     if op.ticket in record.claims:
         return record, _standing(record, record.claims.index(op.ticket))
     if record.claims and not op.wait:
         return record, Outcome("refused", watch=(record.claims[0].session,), position=len(record.claims))
-    if len(record.claims) >= LIMIT:
+    if len(record.claims) + len(record.owed) >= LIMIT:
         return record, Outcome("limit", LIMIT)
     attempts = record.attempts if record.claims else record.attempts + 1
-    after = record._replace(claims=(*record.claims, op.ticket), attempts=attempts)
+    error = record.error if record.owed else None
+    after = record._replace(claims=(*record.claims, op.ticket), attempts=attempts, error=error)
     return after, _standing(after, len(record.claims))
+
+
+def _result(record: Record) -> Outcome | None:
+    if record.value is not None:
+        return Outcome("done", record.value)
+    return None if record.error is None else Outcome("failed", record.error)
 
 
 def _standing(record: Record, index: int) -> Outcome:
     if index == 0:
-        return Outcome("yours", (record.attempts, record.recovered))
+        return Outcome("yours", (record.attempts, record.lost))
     return Outcome(WAITING, watch=(record.claims[index - 1].session,), position=index)
 
 
 def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
-    if record.value is not None:
-        return record, Outcome("done", record.value)
-    if record.error is not None:
-        return record, Outcome("failed", record.error)
+    result = _result(record)
+    if result is not None and (op.ticket in record.owed or not record.owed):
+        return record, result
     if not record.claims or record.claims[0] != op.ticket:
         return record, Outcome("gone")
     value, error = (op.value, None) if isinstance(op, Publish) else (None, op.error)
     if len(value or error or "") > LIMIT_BYTES:
         return record, Outcome("limit", LIMIT_BYTES)
-    after = Record(record.floor, record.attempts, False, (), value, error)
-    state = "done" if value is not None else "failed"
-    return after, Outcome(state, value if error is None else error, unpark=record.claims[1:])
+    owed = () if op.keep else record.owed + record.claims
+    after = Record(record.floor, record.attempts, "", (), value, error, owed)
+    state, text = ("failed", error) if value is None else ("done", value)
+    return after, Outcome(state, text, unpark=record.claims[1:])
 
 
-def _drop(record: Record, kept: tuple[Ticket, ...], recovered: bool) -> tuple[Record, Outcome]:
-    if len(kept) == len(record.claims):
+def _drop(record: Record, claims: tuple[Ticket, ...], owed: tuple[Ticket, ...], lost: str) -> tuple[Record, Outcome]:
+    if len(claims) == len(record.claims) and len(owed) == len(record.owed):
         return record, Outcome("gone")
-    promoted = kept[:1] if kept[:1] != record.claims[:1] else ()
-    after = record._replace(claims=kept, recovered=recovered, attempts=record.attempts + len(promoted))
-    return after, Outcome("left", unpark=promoted)
+    promoted = claims[:1] if claims[:1] != record.claims[:1] else ()
+    after = record._replace(claims=claims, owed=owed, lost=lost, attempts=record.attempts + len(promoted))
+    if record.owed and not owed:
+        after = after._replace(value=None, error=None)
+    return after, Outcome("left", ONCE.idle(after), unpark=promoted)
 
 
 def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
-    kept = tuple([who for who in record.claims if who != op.ticket])
-    return _drop(record, kept, record.recovered)
+    claims = tuple([who for who in record.claims if who != op.ticket])
+    return _drop(record, claims, tuple([who for who in record.owed if who != op.ticket]), record.lost)
 
 
 def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
-    kept = tuple([who for who in record.claims if who.session != op.session])
+    claims = tuple([who for who in record.claims if who.session != op.session])
     worked = bool(record.claims) and record.claims[0].session == op.session
-    return _drop(record, kept, record.recovered or worked)
+    owed = tuple([who for who in record.owed if who.session != op.session])
+    return _drop(record, claims, owed, op.session if worked else record.lost)
 
 
 def _forget(record: Record, op: Forget) -> tuple[Record, Outcome]:
-    if record.value is None and record.error is None:
+    if _result(record) is None:
         return record, Outcome("forgotten")
-    return record._replace(value=None, error=None), Outcome("forgotten")
+    return record._replace(value=None, error=None, owed=()), Outcome("forgotten", unpark=record.owed)
 
 
 _STEPS: dict[type, Step] = {
@@ -134,27 +149,28 @@ class Once(Steps):
     steps = _STEPS
 
     def idle(self, record: Record) -> bool:
-        return not record.claims and not record.recovered and record.value is None and record.error is None
+        return not record.claims and not record.lost and _result(record) is None
 
     def sessions(self, record: Record) -> dict[str, str]:
-        parts = {who.session: "waits" for who in record.claims}
+        parts = {who.session: "waits" for who in record.owed + record.claims}
         parts.update((who.session, "holds") for who in record.claims[:1])
         return parts
 
     def decode(self, line: str) -> Record:
-        names = ("floor", "attempts", "recovered", "claims", "value", "error")
-        floor, attempts, recovered, claims, value, error = fields(parse(line), *names)
+        floor, attempts, lost, claims, value, error, owed = fields(parse(line), *Record._fields)
         record = Record(
             integer(floor),
             integer(attempts),
-            boolean(recovered),
+            optional_session(lost),
             tuple(ticket(who) for who in items(claims)),
             optional_text(value),
             optional_text(error),
+            tuple(ticket(who) for who in items(owed)),
         )
-        distinct(record.claims)
-        if (record.value is not None) + (record.error is not None) + bool(record.claims) > 1:
-            raise ValueError("a result beside running work")
+        distinct(record.claims + record.owed)
+        results = (record.value is not None) + (record.error is not None)
+        if results > 1 or (results and record.claims and not record.owed) or (record.owed and not results):
+            raise ValueError("a result beside running work, or owed without being there")
         return record
 
 

@@ -67,6 +67,11 @@ def session(value: Any) -> str:
     return str(value)
 
 
+def optional_session(value: Any) -> str:
+    """A session id, or an empty text for none."""
+    return session(value) if value else text(value)
+
+
 def ticket(value: Any) -> Ticket:
     """A ticket, written as an array of its two members."""
     session_id, serial = items(value)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interlock._script import Probe, Script, TimedOut, leave, settle, submit
-from interlock.abc import Outcome
+from interlock.abc import Outcome, unseen
 from interlock.errors import BrokenBarrier
 from interlock.machines.barrier import BARRIER, Abort, Arrive, Broken, Reset, absent
 from interlock.objects.named import Named, check_count, check_timeout
@@ -73,7 +73,8 @@ class Barrier(Named):
     def _wait(self, timeout: float | None) -> Script:
         session = self._session
         ticket = session.ticket()
-        session.joins(self.name, self.machine)
+        if session.size > 1:
+            session.joins(self.name, self.machine)
         label = str(session.rank) if session.size > 1 else ""
         try:
             outcome = yield from settle(Arrive(ticket, self.parties, label), timeout)
@@ -98,7 +99,7 @@ class Barrier(Named):
     def _explain(self, broken: Broken) -> Script:
         missing: list[Holder | int] = []
         for session, label in broken.missing:
-            holder = (yield Probe(session)).holder if session else None
+            holder = (yield Probe(session or unseen(label))).holder
             if holder is not None:
                 missing.append(holder)
             elif label:

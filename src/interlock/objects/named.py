@@ -62,7 +62,7 @@ class Named:
     def __init__(self, session: Session, name: str) -> None:
         self.name = check_name(name)
         self._session = session
-        self._target = Target(session.store, self.name, self.machine, weakref.WeakMethod(self._words))
+        self._target = Target(session.store, self.name, self.machine, session.alive, weakref.WeakMethod(self._words))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} in {self._session.url}>"
@@ -81,7 +81,7 @@ class Named:
 
     def _people(self, sessions: list[str]) -> list[Holder]:
         """The participants behind some sessions, as far as they can be known."""
-        found = (self._session.store.alive(session).holder for session in dict.fromkeys(sessions))
+        found = (self._session.alive(session).holder for session in dict.fromkeys(sessions))
         return [holder for holder in found if holder is not None]
 
     def _refused(self, outcome: Outcome) -> Exception:
@@ -119,7 +119,7 @@ class Named:
             holding = self._holding(self._record())
         except InterlockError as error:
             return f"its record cannot be read ({error})", ()
-        told = {session: self._session.store.alive(session) for session in list(holding)[:_TOLD]}
+        told = {session: self._session.alive(session) for session in list(holding)[:_TOLD]}
         words = [_describe(session, life, holding[session]) for session, life in told.items()]
         if len(holding) > _TOLD:
             words.append(f"{len(holding) - _TOLD} more")

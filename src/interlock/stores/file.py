@@ -51,6 +51,7 @@ class FileStore:
 
     def __init__(self, url: str, path: str, primitive: str | None = None) -> None:
         self.url = url
+        self.attachments = os.path.join(path, "attachments")
         self.path = path
         self._wanted = primitive
         self._space: Space | None = None

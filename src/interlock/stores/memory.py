@@ -9,6 +9,7 @@ Layer: a store; it imports no machine and no object.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -37,6 +38,7 @@ class MemoryStore:
         self._sessions: dict[str, Holder] = {}
         self._parked: dict[Ticket, threading.Event] = {}
         self._floor = 0
+        self.attachments = os.path.join(_scratch(), os.urandom(8).hex())
         self._audit: list[str] = []
 
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
@@ -115,6 +117,19 @@ class MemoryStore:
     def audit(self, line: str) -> None:
         with self._mutex:
             self._audit.append(f"{time.time():.3f} {line}")
+
+
+@functools.cache
+def _scratch() -> str:
+    """A directory that goes with the process; what is in it serves this process alone."""
+    import atexit
+    import shutil
+    import tempfile
+
+    path = os.path.join(tempfile.gettempdir(), f"interlock-memory-{os.getpid()}-{os.urandom(8).hex()}")
+    owner = os.getpid()
+    atexit.register(lambda: shutil.rmtree(path, ignore_errors=True) if os.getpid() == owner else None)
+    return path
 
 
 _stores: dict[str, MemoryStore] = {}

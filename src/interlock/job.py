@@ -1,0 +1,194 @@
+"""job://: a scope of one run of one job, which its ranks share and nobody else, and in which a dead rank is missed even
+if it died before anybody met it.
+
+Where it is: ranks of one node meet in memory (``/dev/shm``, else the temporary directory), ranks of several nodes in a
+directory all of them see ($INTERLOCK_URL, else the user's state directory). What one run leaves behind is removed by a
+later one, a day after it was last written, if none of its ranks lives.
+
+Which run it is: what the launcher tells (`world.run_name`); where it tells nothing, ranks of one node are one run if
+they have one parent process, or one `multiprocessing` family. Such a run cannot be told from an earlier one of the same
+parent or in the same job, so a rank's death counts only if it connected after this process began.
+
+Who lives: each rank's process holds one session in the scope's ``ranks``, from its first connection until it ends,
+however it ends, and leaves the session's file there. So the kernel's word on a rank does not depend on what the rank
+has done so far.
+
+Layer: above the stores; `session` opens it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interlock.abc import Liveness, Store
+from interlock.errors import Unavailable
+from interlock.holder import Holder
+from interlock.stores import default_url, open_store
+from interlock.world import job, run_name, world
+
+SWEEP_S = 86400.0  # how long a run's scope lies unused before a later run removes it
+SCAN_S = 1.0  # how long what was seen of all ranks is believed; longer where looking takes long
+_SHARE = 20  # at most this part of the time is spent looking at the ranks
+_MEMORY = "/dev/shm"
+
+
+class Run(NamedTuple):
+    """This process's run: its name, whether no other run can have it, and whether it is on one node."""
+
+    name: str
+    unique: bool
+    local: bool
+
+
+def this_run(size: int | None = None) -> Run:
+    """The run this process belongs to; `size` is the number of ranks, where the user gave it.
+
+    Raises: Unavailable: its ranks are on several nodes and nothing tells the run apart (definite).
+    """
+    place, told, belongs = world(), run_name(), job()
+    launched = place.size > 1 and size in (None, place.size)
+    local = place.local_size == place.size or not launched
+    if told is not None:
+        return Run(f"{belongs} {told}", True, local)
+    if not launched:
+        from multiprocessing import current_process
+
+        return Run(f"family {blake2b(current_process().authkey, digest_size=16).hexdigest()}", False, True)
+    if local:
+        parent = os.getppid()
+        return Run(f"child of {parent} {_start_of(parent)} {belongs and belongs.restart}", False, True)
+    if belongs is None:
+        raise Unavailable(
+            f"job://: nothing tells this run of {place.size} ranks on several nodes from another one: set "
+            "INTERLOCK_RUN to one text for all of them (torchrun: give --rdzv-id)",
+            scope="job://",
+        )
+    return Run(f"{belongs} {belongs.cluster} {belongs.restart}", False, False)
+
+
+def scope(run: Run) -> str:
+    """The URL of the run's scope; makes the directory above it and sweeps what older runs left there."""
+    digest = blake2b(run.name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    if not run.local:
+        shared = default_url()
+        if not shared.startswith("file://"):
+            return f"{shared}/jobs/{digest}"
+        return f"{shared.partition('?')[0].rstrip('/')}/jobs/{digest}"
+    base = _private_directory() / "jobs"
+    base.mkdir(mode=0o700, exist_ok=True)
+    if not (base / digest).exists():
+        sweep(base)
+    return (base / digest).as_uri()
+
+
+def _private_directory() -> Path:
+    """A directory of this user's own in memory, or where temporary files are."""
+    home = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
+    path = Path(home, f"interlock-{os.geteuid()}")
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise Unavailable(f"{path} is not a directory that only this user can write; remove it", scope="job://")
+    return path
+
+
+def sweep(base: Path) -> None:
+    """Remove the scopes of runs that ended: unused for a day, and no rank alive."""
+    for old in base.iterdir():
+        with suppress(Exception):  # whatever cannot be judged stays
+            if time.time() - _touched(old) > SWEEP_S and not _inhabited(old):
+                shutil.rmtree(old)
+
+
+def _touched(path: Path) -> float:
+    return max(found.lstat().st_mtime for found in (path, *path.rglob("*")))
+
+
+def _inhabited(path: Path) -> bool:
+    stores = [open_store(url) for url in (path.as_uri(), _ranks(path.as_uri()))]
+    return any(store.alive(session).state != "dead" for store in stores for session in store.sessions())
+
+
+def _ranks(url: str) -> str:
+    return f"{url}/ranks"
+
+
+class Roster:
+    """The ranks of a run as far as they have connected, and whether they live."""
+
+    def __init__(self, url: str, unique: bool) -> None:
+        self._url = url
+        self._store: Store = open_store(_ranks(url))
+        self._born = 0.0 if unique else _born()
+        self._joined = False
+        self._joining = threading.Lock()
+        self._seen: dict[int, list[Liveness]] = {}
+        self._believed_until = 0.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return roster, (self._url, not self._born)
+
+    def join(self, holder: Holder) -> None:
+        """Be known as a rank until this process ends. Once is enough in a process."""
+        with self._joining:
+            if not self._joined:
+                self._store.open_session(holder, 0)
+                self._joined = True
+
+    def alive(self, label: str) -> Liveness:
+        """Whether a rank lives: dead only if every process that was known as it has ended."""
+        if time.monotonic() >= self._believed_until:
+            self._look()
+        lives = self._seen.get(int(label), [])
+        if not lives:
+            return Liveness("unknown", f"rank {label} has not connected yet")
+        return next((life for life in lives if life.state != "dead"), lives[-1])
+
+    def _look(self) -> None:
+        began, seen = time.monotonic(), dict[int, list[Liveness]]()
+        for session in self._store.sessions():
+            life = self._store.alive(session)
+            holder = life.holder
+            if holder is not None and holder.rank is not None and holder.since >= self._born:
+                seen.setdefault(holder.rank, []).append(life)
+        now = time.monotonic()
+        self._seen, self._believed_until = seen, now + max(SCAN_S, _SHARE * (now - began))
+
+
+_rosters: dict[str, Roster] = {}
+
+
+def roster(url: str, unique: bool) -> Roster:
+    """The one roster of this process for a scope."""
+    return _rosters.get(url) or _rosters.setdefault(url, Roster(url, unique))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_rosters.clear)  # a child that connects is somebody else
+
+
+def _start_of(pid: int) -> str:
+    """When a process began, in ticks since boot, so that a pid used again is another one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def _born() -> float:
+    """The wall clock at which this process began, or now."""
+    start = _start_of(os.getpid())
+    if not start:
+        return time.time()
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
