@@ -247,6 +247,8 @@ def once_step(module: ModuleType, step: Step) -> None:
     """Claims are served in order, the worker alone publishes, each attempt has its own number."""
     before, op, after, _ = step
     stayed = [who for who in before.claims if not step.removes(who)]
+    if isinstance(op, module.Claim) and before.owed and op.ticket not in before.owed:
+        need(step.outcome.state not in ("done", "failed"), "whoever comes later starts anew")
     publishes = isinstance(op, module.Publish | module.Fail)
     settled = publishes and bool(before.claims) and not after.claims
     if settled:
@@ -285,6 +287,8 @@ def fence_step(module: ModuleType, step: Step) -> None:
     """The writer alone gives the turn its result, which stays until the next turn; nobody loses its place."""
     before, op, after, outcome = step
     result = (before.value, before.error, before.died)
+    if isinstance(op, module.Beat) and op.ticket not in [s.ticket for s in before.seats if s.state == "writes"]:
+        need(after is before and outcome.state == "gone", "the writer alone gives signs of life")
     need(after.epoch - before.epoch in (0, 1), "turns count up")
     if after.epoch > before.epoch:
         need(isinstance(op, Leave | Evict), "a turn ends when somebody leaves it")

@@ -88,7 +88,7 @@ class Admission(Model):
 
 class Barrier(Model):
     """Parties that meet, twice. Each learns for each meeting that it passed or that it broke. `parties` is how many
-    meet at a time, if not all.
+    meet at a time, if not all; `ranked`, whether they can be missed by rank.
 
     Believed: nobody passes a meeting that another found broken, and places differ. Remembered: a party that died in a
     generation that was still filling, which must never pass. The verdict of a ticket is told once and then forgotten,
@@ -98,14 +98,22 @@ class Barrier(Model):
     certain = ("leave",)
 
     def __init__(
-        self, size: int, rounds: int = 2, faults: Faults = ONE_OF_EACH, module: ModuleType = barrier, parties: int = 0
+        self,
+        size: int,
+        rounds: int = 2,
+        faults: Faults = ONE_OF_EACH,
+        module: ModuleType = barrier,
+        parties: int = 0,
+        ranked: bool = True,
     ):
         super().__init__(module, module.BARRIER, size)
         self.rounds, self.faults, self.parties = rounds, faults, parties or size
+        self.ranked = ranked and self.parties == size
         self.behind = in_order(size)
 
     def request(self, who: int, step: int, ticket: Ticket) -> Any:
-        return None if step == self.rounds else self.module.Arrive(ticket, self.parties, str(who))
+        label = str(who) if self.ranked else f"party {who}"
+        return None if step == self.rounds else self.module.Arrive(ticket, self.parties, label)
 
     def settled(self, state: State, who: int, outcome: Outcome) -> Party:
         need(outcome.state in ("passed", "broken"), f"an arrival ends with a verdict, not {outcome.state}")
@@ -135,8 +143,7 @@ class Barrier(Model):
         return memo
 
     def known(self, state: State, who: int) -> bool:
-        ranked = self.parties == self.size
-        return ranked or state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
+        return self.ranked or state.parties[who].step > 0 or name(who) in self.machine.sessions(state.record)
 
     def check(self, state: State) -> None:
         passed = [verdict for party in state.parties for verdict in party.seen if verdict]

@@ -60,7 +60,12 @@ def _models(module: ModuleType) -> list[Model]:
             Admission((("write",), ("try",), ("read", "try")), faults=FEWER, module=module),
         ]
     if hasattr(module, "BARRIER"):
-        return [Barrier(3, 2, FEWER, module), Barrier(2, 2, SOME, module), Barrier(4, 1, FEWER, module, parties=2)]
+        return [
+            Barrier(3, 2, FEWER, module),
+            Barrier(2, 2, SOME, module),
+            Barrier(3, 2, FEWER, module, ranked=False),
+            Barrier(4, 1, FEWER, module, parties=2),
+        ]
     if hasattr(module, "EVENT"):
         return [Event((("wait", "try"), ("wait",), ("set", "clear", "set")), module)]
     if hasattr(module, "ONCE"):
