@@ -31,7 +31,7 @@ from interlock.holder import Holder
 from interlock.objects import Arrival
 from interlock.objects.fence import WayOut
 from interlock.objects.named import Named, check_timeout
-from interlock.results import result_of
+from interlock.results import pack, result_of
 
 N = TypeVar("N", bound=Named)
 L = TypeVar("L", bound=objects.Lock)
@@ -191,14 +191,17 @@ class Once(_Awaited[objects.Once]):
         A plain function runs in the event loop; one that takes long belongs into `asyncio.to_thread`.
         """
         ticket, outcome = await self._run(self._named._claim())
+        store, name = self._named._session.store, self._named.name
         if outcome.state == "yours":
             try:
-                value = await _call(fn)
+                self._named._forbid(outcome)
+                attempt = outcome.value[0]
+                text = await asyncio.to_thread(pack, await _call(fn), store, name, attempt)
             except BaseException as error:
                 await self._run(self._named._give_up(ticket, error))
                 raise
-            outcome = await self._run(self._named._publish(ticket, outcome.value[0], value))
-        return result_of(outcome, self._named._session.store)
+            outcome = await self._run(self._named._publish(ticket, attempt, text))
+        return await asyncio.to_thread(result_of, outcome, store)
 
     async def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""

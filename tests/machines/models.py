@@ -231,9 +231,8 @@ class Once(Model):
         if outcome.state == "gone" and party.phase == "act" and any("retry" in words for words in self.programs):
             return self.onward(who, party)  # published, answer lost, and forgotten by a retry since
         need(outcome.state in ("done", "failed"), f"a claim ends with a result, not {outcome.state}")
-        if "owe" in self.programs[who][party.step]:
-            op = Leave(self.ticket(state, who))
-            return party._replace(phase="act", op=op, seen=(*party.seen, outcome.value))
+        if outcome.then is not None:
+            return party._replace(phase="act", op=outcome.then, seen=(*party.seen, outcome.value))
         return self.onward(who, party, outcome.value)
 
     def crashed(self, state: State, who: int) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from interlock import values
 from interlock._script import Pause, Script, submit
 from interlock.errors import AcquireTimeout, BrokenBarrier, OutcomeUnknown, OwnerDied, RemoteError, Unavailable
 from interlock.machines.barrier import Reset
@@ -305,7 +306,7 @@ class Onces(Scene):
                 yield from once._give_up(ticket, error)
                 raise
             self.working.discard(number)
-            outcome = yield from once._publish(ticket, outcome.value[0], number)
+            outcome = yield from once._publish(ticket, outcome.value[0], values.encode(number))
         return result_of(outcome, once._session.store)
 
     def step(self, before: Any, op: Any, after: Any) -> None:

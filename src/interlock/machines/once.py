@@ -3,8 +3,8 @@
 - A claim is a ticket in a row; its first ticket is the worker. If the worker abandons the work (leaves) or dies, the
   next in the row becomes the worker, after a death knowing which session was `lost`.
 - A result that is kept stays until `Forget`, or, if it is an error, until a claim that asks to `retry`.
-- A result that is not kept is *owed* to those who had claimed by then. It goes when the last of them has left; whoever
-  claims later starts the work anew.
+- A result that is not kept is *owed* to those who had claimed by then. They are told it, and to leave when they have
+  read it (``then``). It goes with the last of them; whoever claims later starts the work anew.
 
 Outcomes: ``yours`` with (attempt, lost session or ""): do the work; ``waiting``; ``done`` with the value's text;
 ``failed`` with the error's text; ``refused`` (tried once); ``left`` with whether the record is idle now; ``gone``,
@@ -66,7 +66,7 @@ class Record(NamedTuple):
 
 def _claim(record: Record, op: Claim) -> tuple[Record, Outcome]:
     if op.ticket in record.owed or not record.owed:
-        result = _result(record)
+        result = _result(record, op.ticket)
         if result is not None and not (op.retry and result.state == "failed" and not record.owed):
             return record, result
     if op.ticket in record.claims:
@@ -81,10 +81,11 @@ def _claim(record: Record, op: Claim) -> tuple[Record, Outcome]:
     return after, _standing(after, len(record.claims))
 
 
-def _result(record: Record) -> Outcome | None:
+def _result(record: Record, ticket: Ticket) -> Outcome | None:
+    then = Leave(ticket) if ticket in record.owed else None
     if record.value is not None:
-        return Outcome("done", record.value)
-    return None if record.error is None else Outcome("failed", record.error)
+        return Outcome("done", record.value, then=then)
+    return None if record.error is None else Outcome("failed", record.error, then=then)
 
 
 def _standing(record: Record, index: int) -> Outcome:
@@ -94,7 +95,7 @@ def _standing(record: Record, index: int) -> Outcome:
 
 
 def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
-    result = _result(record)
+    result = _result(record, op.ticket)
     if result is not None and (op.ticket in record.owed or not record.owed):
         return record, result
     if not record.claims or record.claims[0] != op.ticket:
@@ -104,8 +105,9 @@ def _settle(record: Record, op: Publish | Fail) -> tuple[Record, Outcome]:
         return record, Outcome("limit", LIMIT_BYTES)
     owed = () if op.keep else record.owed + record.claims
     after = Record(record.floor, record.attempts, "", (), value, error, owed)
-    state, text = ("failed", error) if value is None else ("done", value)
-    return after, Outcome(state, text, unpark=record.claims[1:])
+    told = _result(after, op.ticket)
+    assert told is not None
+    return after, told._replace(unpark=record.claims[1:])
 
 
 def _drop(record: Record, claims: tuple[Ticket, ...], owed: tuple[Ticket, ...], lost: str) -> tuple[Record, Outcome]:
@@ -131,7 +133,7 @@ def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
 
 
 def _forget(record: Record, op: Forget) -> tuple[Record, Outcome]:
-    if _result(record) is None:
+    if record.value is None and record.error is None:
         return record, Outcome("forgotten")
     return record._replace(value=None, error=None, owed=()), Outcome("forgotten", unpark=record.owed)
 
@@ -149,7 +151,7 @@ class Once(Steps):
     steps = _STEPS
 
     def idle(self, record: Record) -> bool:
-        return not record.claims and not record.lost and _result(record) is None
+        return not record.claims and not record.lost and record.value is None and record.error is None
 
     def sessions(self, record: Record) -> dict[str, str]:
         parts = {who.session: "waits" for who in record.owed + record.claims}

@@ -67,11 +67,12 @@ class Once(Named):
         if outcome.state == "yours":
             try:
                 self._forbid(outcome)
-                value = fn()
+                attempt = outcome.value[0]
+                text = results.pack(fn(), self._session.store, self.name, attempt)
             except BaseException as error:
-                self._run(self._give_up(ticket, error))
+                self._part(self._run(self._give_up(ticket, error)) or outcome)
                 raise
-            outcome = self._run(self._publish(ticket, outcome.value[0], value))
+            outcome = self._run(self._publish(ticket, attempt, text))
         try:
             return results.result_of(outcome, self._session.store)
         except results.Missing:
@@ -79,7 +80,7 @@ class Once(Named):
                 raise
             return self.run(fn)  # it was forgotten since, or made anew
         finally:
-            self._part(ticket)
+            self._part(outcome)
 
     def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""
@@ -87,9 +88,9 @@ class Once(Named):
         self._run(submit(Forget()))
         results.supersede(self._session.store, self.name, record.attempts + (not record.claims))
 
-    def _part(self, ticket: Ticket) -> None:
+    def _part(self, outcome: Outcome) -> None:
         """Having read a result that is not kept, leave; the last one to do so clears up."""
-        left = None if self.keep else self._run(leave(ticket))
+        left = None if outcome.then is None else self._run(leave(outcome.then.ticket))
         if left is not None and left.value:
             self._session.store.retire(self.name, self.machine)
 
@@ -111,13 +112,8 @@ class Once(Named):
             raise self._refused(outcome)
         return ticket, outcome
 
-    def _publish(self, ticket: Ticket, attempt: int, value: Any) -> Script:
-        """Make the value everybody's; one that cannot travel is everybody's error."""
-        try:
-            text = results.pack(value, self._session.store, self.name, attempt)
-        except Exception as error:
-            yield from self._give_up(ticket, error)
-            raise
+    def _publish(self, ticket: Ticket, attempt: int, text: str) -> Script:
+        """Make the value everybody's."""
         outcome = yield from conclude(Publish(ticket, text, self.keep))
         if outcome.state != "done":
             raise self._refused(outcome)
@@ -129,10 +125,7 @@ class Once(Named):
         if not isinstance(error, Exception):
             return (yield from leave(ticket, f"was interrupted ({type(error).__name__})"))
         text = values.encode_error(error, self._session.holder.describe())
-        outcome = yield from conclude(Fail(ticket, text, self.keep))
-        if not self.keep:
-            yield from leave(ticket)
-        return outcome
+        return (yield from conclude(Fail(ticket, text, self.keep)))
 
 
 def _rebuild(session: Session, name: str, options: dict[str, Any]) -> Once:
