@@ -1,4 +1,4 @@
-"""Locks, reader-writer locks, semaphores, barriers, events, once-only work and atomic files for parallel Python jobs.
+"""Locks, barriers, once-only work, caches, atomic files and handles for parallel Python jobs.
 
     import interlock
 
@@ -18,12 +18,14 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from interlock.world import World, world
 
 if TYPE_CHECKING:
-    from interlock import aio, errors, files
+    from interlock import aio, errors, files, handles
+    from interlock.cache import Cache
     from interlock.errors import (
         AcquireTimeout,
         BrokenBarrier,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnsafeMount,
     )
+    from interlock.handles import PerProcess
     from interlock.holder import Holder
     from interlock.objects import Arrival, Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
     from interlock.session import Session, connect
@@ -49,15 +52,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AcquireTimeout", "Arrival", "Barrier", "BrokenBarrier", "Deadlock", "Event", "Fence", "Grant", "Holder",
+    "AcquireTimeout", "Arrival", "Barrier", "BrokenBarrier", "Cache", "Deadlock", "Event", "Fence", "Grant", "Holder",
     "InterlockError", "InvalidName", "LimitExceeded", "Lock", "Mismatch", "NotHeld", "Once", "OutcomeUnknown",
-    "OwnerDied", "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost", "Superseded",
-    "Unavailable", "UnsafeMount", "World", "aio", "barrier", "connect", "errors", "event", "fence", "files",
-    "lock", "once", "rwlock", "semaphore", "single", "world",
+    "OwnerDied", "PerProcess", "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost",
+    "Superseded", "Unavailable", "UnsafeMount", "World", "aio", "barrier", "connect", "errors", "event", "fence",
+    "files", "first", "handles", "lock", "once", "rwlock", "semaphore", "single", "world",
 ]  # fmt: skip
 
-_MODULES = ("aio", "errors", "files")
-_HOMES = ("errors", "holder", "session", "objects")
+_MODULES = ("aio", "errors", "files", "handles")
+_HOMES = ("errors", "holder", "session", "objects", "cache", "handles")
 
 
 def __getattr__(name: str) -> Any:
@@ -108,16 +111,21 @@ def event(name: str) -> Event:
     return _default().event(name)
 
 
-def once(name: str, fn: Callable[[], Any], *, timeout: float | None = None, retry: bool = False) -> Any:
+def once(name: str, fn: Callable[[], Any], **options: Any) -> Any:
     """`Session.once` on the default session."""
-    return _default().once(name, fn, timeout=timeout, retry=retry)
+    return _default().once(name, fn, **options)
 
 
-def fence(name: str, *, writer: int | None = None, timeout: float | None = None) -> Fence:
+def fence(name: str, **options: Any) -> Fence:
     """`Session.fence` on the default session."""
-    return _default().fence(name, writer=writer, timeout=timeout)
+    return _default().fence(name, **options)
 
 
-def single(name: str, fn: Callable[[], Any], *, writer: int | None = None, timeout: float | None = None) -> Any:
+def single(name: str, fn: Callable[[], Any], **options: Any) -> Any:
     """`Session.single` on the default session."""
-    return _default().single(name, fn, writer=writer, timeout=timeout)
+    return _default().single(name, fn, **options)
+
+
+def first(name: str = "init", **options: Any) -> AbstractContextManager[bool]:
+    """`Session.first` on the default session."""
+    return _default().first(name, **options)

@@ -28,6 +28,7 @@ from interlock.stores import open_store
 from interlock.world import node_name, world
 
 if TYPE_CHECKING:
+    from interlock.cache import Cache
     from interlock.job import Roster
 
 JOB = "job://"
@@ -222,6 +223,19 @@ class Session:
     ) -> Any:
         """The result of `fn`, computed by the first comer; see `interlock.Once`."""
         return Once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
+
+    def cache(
+        self,
+        name: str,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        limit_bytes: int | None = None,
+        allow_pickle: bool = False,
+    ) -> Cache:
+        """The cache of this name; see `interlock.Cache`."""
+        from interlock.cache import Cache
+
+        return Cache(self, name, directory=directory, limit_bytes=limit_bytes, allow_pickle=allow_pickle)
 
     def fence(
         self, name: str, *, writer: int | None = None, timeout: float | None = None, takeover: bool = True

@@ -41,8 +41,12 @@ def listing(found: Sequence[Status], url: str, as_json: bool) -> None:
     if not found:
         click.echo(f"nothing to list in {plain(url)}", err=True)
         return
-    rows = [_HEAD, *(_row(status) for status in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD) - 1)]
+    table([_HEAD, *(_row(status) for status in found)])
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows of cells in columns as wide as they need to be, the last one as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     for row in rows:
         click.echo(
             "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()

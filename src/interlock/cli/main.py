@@ -1,6 +1,7 @@
 """The command line: options, and which part of the library each command asks.
 
-Exit codes of every command but ``run``: 0 done, or free; 1 held (``check``); 2 an error, in one line on standard error.
+Exit codes of every command but ``run``: 0 done, or free; 1 held (``check``) or damaged (``cache verify``); 2 an error,
+in one line on standard error.
 ``run`` has those of `interlock.cli.run`.
 
 Layer: the top; it decides nothing.
@@ -8,6 +9,7 @@ Layer: the top; it decides nothing.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -166,6 +168,62 @@ def break_(url: str | None, name: str, reason: str) -> int:
     """
     steps = clearing.break_(open_store(url), check_name(name), reason)
     display.steps(steps, as_json=False, applied=True)
+    return 0
+
+
+@cli.group()
+def cache() -> None:
+    """Look at caches, verify and clear them. CACHE is a name in the scope, or a directory, told by a slash in it."""
+
+
+@cache.command("ls")
+@click.argument("cache", default="")
+@_json
+@_url
+def cache_ls(url: str | None, cache: str, as_json: bool) -> int:
+    """List the entries of CACHE, or without it the caches of the scope."""
+    from interlock.cli import caches
+
+    if cache:
+        caches.listing(caches.opened(url, cache), as_json)
+    else:
+        found = caches.names(url)
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(display.plain, found)))
+    return 0
+
+
+@cache.command("stats")
+@click.argument("cache")
+@_json
+@_url
+def cache_stats(url: str | None, cache: str, as_json: bool) -> int:
+    """How many entries CACHE has, how large they are, and what they took to compute."""
+    from interlock.cli import caches
+
+    caches.stats(caches.opened(url, cache), as_json)
+    return 0
+
+
+@cache.command("verify")
+@click.argument("cache")
+@_json
+@_url
+def cache_verify(url: str | None, cache: str, as_json: bool) -> int:
+    """Read all of CACHE and check it. Exit code 1 if an entry is damaged; nothing is removed."""
+    from interlock.cli import caches
+
+    return 0 if caches.verify(caches.opened(url, cache), as_json) else 1
+
+
+@cache.command("clear")
+@click.argument("cache")
+@click.option("--apply", is_flag=True, help="Do it; without this it is only counted.")
+@_url
+def cache_clear(url: str | None, cache: str, apply: bool) -> int:
+    """Remove every entry of CACHE. Whoever reads one goes on reading it."""
+    from interlock.cli import caches
+
+    caches.clear(caches.opened(url, cache), apply)
     return 0
 
 
