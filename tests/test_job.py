@@ -37,10 +37,10 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("launched", [TORCHRUN, SRUN], ids=["torchrun", "srun"])
 def test_ranks_share_a_run_and_restarts_do_not(launched: dict[str, str]) -> None:
-    """The name does not depend on the rank, but on the run, its step and how often it was restarted."""
+    """The name does not depend on the rank, but on the run, its step and how often it was requeued."""
     rank = next(iter(launched))
     assert run_name(launched) == run_name({**launched, rank: "0"}) is not None
-    changes = {"TORCHELASTIC_RUN_ID": "r8", "TORCHELASTIC_RESTART_COUNT": "1"}
+    changes = {"TORCHELASTIC_RUN_ID": "r8", "MASTER_PORT": "29501"}
     if launched is SRUN:
         changes = {"SLURM_JOB_ID": "813", "SLURM_STEP_ID": "1", "SLURM_RESTART_COUNT": "1"}
     names = {run_name({**launched, name: value}) for name, value in changes.items()} | {run_name(launched)}

@@ -47,6 +47,7 @@ _KNOWN = 1 << 14  # files whose checksum a process remembers to have checked
 _STALE_READS = 5  # how often a read starts again because the server has dropped the file it had opened
 _BUFFERS = 1000  # in one call
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
 _READ = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 
@@ -234,7 +235,8 @@ def look(path: str) -> tuple[Note, os.stat_result]:
     """What an entry says of itself, and the state of its file; the value is not looked at. Raises like `read`."""
     fd = _open(path)
     try:
-        found = _regular(fd, path)
+        found = os.fstat(fd)
+        _demand_file(found, path)
         return _note(fd, b"", found), found
     finally:
         os.close(fd)
@@ -250,14 +252,12 @@ def _open(path: str) -> int:
         raise
 
 
-def _regular(fd: int, path: str) -> os.stat_result:
-    """The state of a regular file; anything else is not an entry."""
-    found = os.fstat(fd)
+def _demand_file(found: os.stat_result, path: str) -> None:
+    """Only a regular file is an entry."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, "a directory is in the place of an entry; move it away", path)
     if not stat.S_ISREG(found.st_mode):
         raise Damage("it is not a regular file", found.st_ino)
-    return found
 
 
 def _read(fd: int, path: str, afresh: bool) -> Entry:
@@ -265,8 +265,11 @@ def _read(fd: int, path: str, afresh: bool) -> Entry:
     mark = found.st_ino, found.st_mtime_ns, found.st_size
     checked, note = _known.get(path, _UNKNOWN)
     if checked == mark and note is not None and not afresh:
-        return Entry(note, _payload(fd, b"", note.length), mark, found)
-    _regular(fd, path)
+        payload = _payload(fd, b"", note.length)
+        if len(payload) != note.length:
+            raise Damage("it was cut while it was read", found.st_ino)
+        return Entry(note, payload, mark, found)
+    _demand_file(found, path)
     raw = _bytes(fd, found.st_size, 0) if found.st_size < MAPPED_FROM else b""
     note = _note(fd, raw, found)
     payload = _payload(fd, raw, note.length)
@@ -289,7 +292,7 @@ def _note(fd: int, raw: bytes, found: os.stat_result) -> Note:
     if zlib.crc32(line) != int(told[2], 16):
         raise Damage("its description does not match its checksum", found.st_ino)
     try:
-        note = Note(**json.loads(line))
+        note = Note(**_from_json(line.decode().strip()))
     except (ValueError, TypeError):
         raise Damage("its description cannot be read", found.st_ino) from None
     if note.length != start:

@@ -58,7 +58,10 @@ def this_run(size: int | None = None) -> Run:
     launched = place.size > 1 and size in (None, place.size)
     local = place.local_size == place.size or not launched
     if told is not None:
-        return Run(f"{belongs} {told}", True, local)
+        # torchrun counts restarts on each node for itself, so those of several nodes find each other without the count.
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT") if local else None
+        final = local or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
+        return Run(f"{belongs} {told} {restart}", final, local)
     if not launched:
         from multiprocessing import current_process
 
@@ -128,15 +131,16 @@ class Roster:
 
     def __init__(self, url: str, unique: bool) -> None:
         self._url = url
+        self.unique = unique
         self._store: Store = open_store(_ranks(url))
         self._born = 0.0 if unique else _born()
         self._joined = False
         self._joining = threading.Lock()
-        self._seen: dict[int, list[Liveness]] = {}
+        self._seen: dict[str, list[Liveness]] = {}
         self._believed_until = 0.0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return roster, (self._url, not self._born)
+        return roster, (self._url, self.unique)
 
     def join(self, holder: Holder) -> None:
         """Be known as a rank until this process ends. Once is enough in a process."""
@@ -146,21 +150,25 @@ class Roster:
                 self._joined = True
 
     def alive(self, label: str) -> Liveness:
-        """Whether a rank lives: dead only if every process that was known as it has ended."""
+        """Whether a rank lives: dead only if every process that was known as it has ended.
+
+        Args: label: the rank, or the node's name and the rank on the node with a slash between.
+        """
         if time.monotonic() >= self._believed_until:
             self._look()
-        lives = self._seen.get(int(label), [])
+        lives = self._seen.get(label, [])
         if not lives:
             return Liveness("unknown", f"rank {label} has not connected yet")
         return next((life for life in lives if life.state != "dead"), lives[-1])
 
     def _look(self) -> None:
-        began, seen = time.monotonic(), dict[int, list[Liveness]]()
+        began, seen = time.monotonic(), dict[str, list[Liveness]]()
         for session in self._store.sessions():
             life = self._store.alive(session)
             holder = life.holder
             if holder is not None and holder.rank is not None and holder.since >= self._born:
-                seen.setdefault(holder.rank, []).append(life)
+                for label in (str(holder.rank), holder.note):
+                    seen.setdefault(label, []).append(life)
         now = time.monotonic()
         self._seen, self._believed_until = seen, now + max(SCAN_S, _SHARE * (now - began))
 

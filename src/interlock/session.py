@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import itertools
 import os
 import threading
@@ -24,6 +25,7 @@ from interlock.abc import Evict, Liveness, Machine, Store, Ticket, label_of
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
 from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
+from interlock.objects.fence import Group
 from interlock.stores import open_store
 from interlock.world import node_name, world
 
@@ -100,6 +102,12 @@ class Session:
     def idle(self) -> bool:
         """Whether it holds nothing."""
         return not self._holds
+
+    @property
+    def lasting(self) -> bool:
+        """Whether its scope is one run's own, so that what a rank left there is meant for the others whenever they
+        come."""
+        return self._roster is not None and self._roster.unique
 
     @property
     def lost(self) -> bool:
@@ -288,7 +296,8 @@ class Session:
             raise ValueError(f"scope is job or node, not {scope!r}")
         place = world()
         local = (place.local_rank, place.local_size) if place.size == self.size else (self.rank, self.size)
-        return Fence(self, f"{name}@{node_name()}", timeout=timeout, takeover=takeover, place=local)
+        group = Group(node_name(), *local)
+        return Fence(self, f"{name}@{group.name}", timeout=timeout, takeover=takeover, group=group)
 
 
 def connect(
@@ -323,7 +332,9 @@ def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) ->
     members = job.roster(url, run.unique)
     session = Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s, roster=members)
     if session.size > 1:
-        members.join(session._describe())
+        place = world()
+        local = place.local_rank if place.size == session.size else session.rank
+        members.join(dataclasses.replace(session._describe(), note=f"{node_name()}/{local}"))
     return session
 
 

@@ -85,7 +85,7 @@ TORCHRUN = Launcher(
     local_rank="LOCAL_RANK",
     local_size="LOCAL_WORLD_SIZE",
     node="GROUP_RANK",
-    run="TORCHELASTIC_RUN_ID MASTER_ADDR MASTER_PORT TORCHELASTIC_RESTART_COUNT",
+    run="TORCHELASTIC_RUN_ID MASTER_ADDR MASTER_PORT",
     condition=_sized,
 )
 OPEN_MPI = Launcher(  # OMPI_COMM_WORLD_NODE_RANK is not the node: it is a rank on the node, among all jobs
@@ -218,7 +218,7 @@ def node_name(environ: Environment | None = None) -> str:
 
 def run_name(environ: Environment | None = None) -> str | None:
     """A text that all ranks of this run share and no other run has, $INTERLOCK_RUN before all others; None where the
-    launcher does not tell its runs apart. A job's requeue, and a restart of its ranks by torchrun, are other runs."""
+    launcher does not tell its runs apart. A job's requeue is another run; a restart of its ranks by torchrun is not."""
     environ = os.environ if environ is None else environ
     if environ.get("INTERLOCK_RUN"):
         return environ["INTERLOCK_RUN"]

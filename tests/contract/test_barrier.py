@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]
@@ -175,7 +175,7 @@ def test_an_interrupt_while_waiting_breaks_it(connect: Connect, background: Back
         one.barrier("a", 3).wait()
     with pytest.raises(interlock.BrokenBarrier, match="interrupted"):
         waiting.result()
-    assert standing(one, "a") == 0
+    assert one.barrier("a", 3).waiting == 0
 
 
 def test_a_rank_that_closes_its_session_is_missed(connect: Connect, background: Background) -> None:

@@ -254,7 +254,7 @@ class Fence(Model):
     """Parties that take turns writing for all. `writer` is the one that must write, or None for the first to come.
 
     Whoever runs out of time joins the same turn again. Believed: one writes at a time, and the result of a turn is the
-    same for all. What a turn came to is told once to a party that gives up, so that answer is not among those lost.
+    same for all; of those who live, where the scope is not one run's own (`lasting`). What a turn came to is told once to a party that gives up, so that answer is not among those lost.
     """
 
     certain = ("leave",)
@@ -267,14 +267,15 @@ class Fence(Model):
         writer: int | None = None,
         faults: Faults = ONE_OF_EACH,
         module: ModuleType = fence,
+        lasting: bool = False,
     ):
         super().__init__(module, module.FENCE, size)
-        self.turns, self.writer, self.faults = turns, writer, faults
+        self.turns, self.writer, self.faults, self.lasting = turns, writer, faults, lasting
         self.behind = in_order(size) if writer is None else {2: 1}
 
     def request(self, who: int, step: int, ticket: Ticket) -> Any:
         writer = "" if self.writer is None else str(self.writer)
-        return None if step == self.turns else self.module.Join(ticket, str(who), self.size, writer)
+        return None if step == self.turns else self.module.Join(ticket, str(who), self.size, writer, self.lasting)
 
     def settled(self, state: State, who: int, outcome: Outcome) -> Party:
         party, ticket = state.parties[who], self.ticket(state, who)
@@ -307,7 +308,8 @@ class Fence(Model):
     def check(self, state: State) -> None:
         need(sum(party.phase == "hold" for party in state.parties) <= 1, "one writes at a time")
         for turn in range(self.turns):
-            results = {party.seen[turn] for party in state.parties if len(party.seen) > turn}
+            heard = [party for party in state.parties if self.lasting or party.phase != "dead"]
+            results = {party.seen[turn] for party in heard if len(party.seen) > turn}
             need(len(results) <= 1, "a turn has one result")
 
 

@@ -33,6 +33,7 @@ QUICK: dict[str, tuple[Callable[[], Model], int]] = {
     "once, retried": (lambda: Once((("error", "value"), ("value", "retry"), ("error", "quit", "value"))), 90_000),
     "once, owed": (lambda: Once((("owe error", "owe"), ("owe",), ("owe error",))), 30_000),
     "fence": (lambda: Fence(3), 170_000),
+    "fence, lasting": (lambda: Fence(3, faults=CRASHES_AND_EXPIRIES, lasting=True), 10_000),
     "fence, third turn": (lambda: Fence(3, 3, faults=CRASHES_AND_EXPIRIES), 60_000),
     "fence, writer chosen": (lambda: Fence(3, writer=0), 220_000),
     "fence, writer chosen, third turn": (lambda: Fence(3, 3, writer=0, faults=CRASHES_AND_EXPIRIES), 40_000),

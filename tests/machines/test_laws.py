@@ -85,7 +85,8 @@ def test_evicting_is_leaving_with_all_tickets(kind: str, data: st.DataObject, se
     """Evicting a session leaves the others where leaving with its tickets, the latest first, would leave them.
 
     What a death adds is left aside: that it is told (`recovered`, a fence's dead seat or failed turn, a barrier's
-    reason), and that it also strikes the member of a barrier that has not come back.
+    reason), that a dead seat stays taken, so that others may have to queue, and that a death also strikes the member of
+    a barrier that has not come back.
     """
     machine, record = BY_KIND[kind], draw_record(data, kind)
     evicted, _ = machine.apply(record, Evict(session, 0, why))
@@ -111,8 +112,7 @@ def _others(kind: str, record: Any) -> Any:
     if kind == "once":
         return record._replace(lost="")
     if kind == "fence":
-        seats = [seat for seat in record.seats if seat.state in ("waits", "writes")]
-        return record.epoch, seats, record.queue, record.value, record.error
+        return record.epoch, sorted(tickets(kind, record)), record.value, record.error
     return record
 
 

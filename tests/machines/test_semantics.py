@@ -185,7 +185,7 @@ def test_a_time_out_breaks_the_barrier_and_names_who_is_missing() -> None:
     assert outcome.value.reason == "rank 0 timed out after 5.0 s: 2 of 3 had arrived"
     assert outcome.value.missing == (("", "1"),)
     assert table(barrier.Arrive(B, 3, "2")).value == outcome.value
-    assert table(barrier.Arrive(C, 3, "1")).value == outcome.value
+    assert table(barrier.Arrive(C, 3, "1", sure=True)).value == outcome.value
 
 
 def test_a_reset_lets_the_waiting_go_and_starts_afresh() -> None:
@@ -241,6 +241,35 @@ def test_a_rank_that_dies_before_anybody_saw_it_is_missed_by_its_rank() -> None:
     assert table(Evict("#1", 0, "its process is gone")).unpark == (A, B)
     verdict = table(barrier.Arrive(A, 3, "0")).value
     assert verdict == barrier.Broken("a party died before it arrived: its process is gone", (("", "1"),))
+
+
+def test_a_barrier_stays_broken_for_those_who_come_while_a_witness_lives() -> None:
+    """Whoever comes late looks at those who were there: if one lives it is told why, if none does it begins afresh."""
+    table = gathered(A, B)
+    table(Leave(A, 0, "timed out"))
+    late = barrier.Arrive(C, 2, "c")
+    outcome = table(late)
+    assert (outcome.state, outcome.watch, outcome.then) == (WAITING, ("a",), late._replace(sure=True))
+    assert table(outcome.then).state == "broken"
+    assert table(barrier.Arrive(Ticket("a", 2), 2, "a")).state == "broken"
+    table(Evict("a"))
+    assert table.states(late, barrier.Arrive(D, 2, "d")) == [WAITING, WAITING]
+    assert table.record.broken is None
+
+
+def test_in_a_scope_of_one_run_a_barrier_stays_broken() -> None:
+    """Whoever comes late belongs to the run that broke it, and is told, though nobody who was there is left."""
+    table = gathered(A, B)
+    table.states(Leave(A, 0, "timed out"), Evict("a"))
+    assert table(barrier.Arrive(C, 2, "c", lasting=True)).state == "broken"
+
+
+def test_whoever_aborts_is_a_witness() -> None:
+    """A barrier where nobody waited is broken for as long as the one lives who broke it."""
+    table = Table(barrier.BARRIER)
+    table(barrier.Abort("no more data", "a"))
+    assert table(barrier.Arrive(B, 2)).watch == ("a",)
+    assert table(barrier.Arrive(A, 2)).state == "broken"
 
 
 def test_parties_without_ranks_are_not_watched_before_they_come() -> None:
@@ -403,6 +432,28 @@ def test_a_party_that_died_before_it_came_holds_nobody_up() -> None:
     assert table(Evict("#1")).unpark == (again,)
     assert table(fence.Join(again, "0", 2)).state == "yours"
     assert table.states(fence.Publish(again, "2"), fence.Join(B, "1", 2)) == ["done", "done"]
+
+
+def test_a_result_outlives_its_makers_in_a_scope_of_one_run_only() -> None:
+    """Whoever comes later gets it there; elsewhere it is another run that comes, if nobody who had it lives."""
+    for lasting in (True, False):
+        table = Table(fence.FENCE)
+        first, late = fence.Join(A, "0", 2, lasting=lasting), fence.Join(B, "1", 2, lasting=lasting)
+        table.states(first, fence.Publish(A, "1"), Leave(A))
+        if lasting:
+            assert table.states(Evict("a"), late) == ["left", "done"]
+            continue
+        outcome = table(late)
+        assert (outcome.state, outcome.watch, outcome.then) == (WAITING, ("a",), late._replace(sure=True))
+        assert table.states(Evict("a"), late) == ["left", "yours"]
+
+
+def test_a_result_is_told_to_those_who_come_while_its_maker_lives() -> None:
+    """Having looked at the maker, who lives, a late party gets the result; the maker itself queues for the next turn."""
+    table = Table(fence.FENCE)
+    table.states(join(A), fence.Publish(A, "1"), Leave(A))
+    assert table(join(Ticket("a", 2))).then is None
+    assert table(join(B)).state == "done"
 
 
 def test_a_writer_gives_signs_of_life() -> None:

@@ -46,6 +46,7 @@ class Participant:
 
     url = "simulated://"
     attachments = "/nonexistent"
+    lasting = False
     holder = Holder(host="simulated", pid=0)
 
     def __init__(self, world: World, number: int, size: int = 1) -> None:

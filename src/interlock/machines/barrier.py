@@ -8,7 +8,8 @@ A record collects the arrivals of one generation. The rules:
   is slow to wake learns its own verdict even when later generations have passed it by;
 - leaving reports the verdict once more and forgets it: a time-out that comes too late still learns that it passed;
 - a waiting party that leaves, an `Abort` or the death of a party breaks the barrier for all; it stays broken until
-  `Reset`;
+  `Reset`, or until none of its *witnesses* is left, who are those that were there: then it is another run that comes.
+  In a scope of one run alone (``lasting``) it stays broken for good;
 - the parties of the last generation are remembered as members, so that one which dies before it arrives is missed
   by name; whoever arrives under a member's label takes its place;
 - a party that nobody has seen yet is watched by its label, if the labels are the ranks of as many parties;
@@ -32,11 +33,14 @@ WATCHED = 8  # so many parties that nobody has seen are watched at a time
 
 
 class Arrive(NamedTuple):
-    """Join the generation being collected. `label` is the party's rank as text, or empty."""
+    """Join the generation being collected. `label` is the party's rank as text, or empty; `lasting` says that the scope
+    is one run's own, `sure` that the witnesses of a broken barrier have been looked at."""
 
     ticket: Ticket
     parties: int
     label: str = ""
+    lasting: bool = False
+    sure: bool = False
 
 
 class Complete(NamedTuple):
@@ -47,9 +51,10 @@ class Complete(NamedTuple):
 
 
 class Abort(NamedTuple):
-    """Break the barrier for everybody, now and until `Reset`."""
+    """Break the barrier for everybody; `session`, who does it, is a witness."""
 
     reason: str = ""
+    session: str = ""
 
 
 class Reset(NamedTuple):
@@ -90,6 +95,7 @@ class Record(NamedTuple):
     lost: tuple[Party, ...] = ()
     broken: Broken | None = None
     notices: tuple[Notice, ...] = ()
+    witnesses: tuple[str, ...] = ()
 
 
 def _arrive(record: Record, op: Arrive) -> tuple[Record, Outcome]:
@@ -99,8 +105,12 @@ def _arrive(record: Record, op: Arrive) -> tuple[Record, Outcome]:
     for index, party in enumerate(record.arrivals):
         if party.ticket == op.ticket:
             return record, _standing(record, index)
+    if record.broken is not None and not record.witnesses and not op.lasting:
+        record = record._replace(broken=None, generation=record.generation + 1)
     if record.broken is not None:
-        return record, Outcome("broken", record.broken)
+        if op.lasting or op.sure or op.ticket.session in record.witnesses:
+            return record, Outcome("broken", record.broken)
+        return record, Outcome(WAITING, watch=record.witnesses, then=op._replace(sure=True))
     if record.parties != op.parties:
         if record.arrivals:
             return record, Outcome("mismatch", record.parties)
@@ -185,8 +195,16 @@ def _complete(record: Record, op: Complete) -> tuple[Record, Outcome]:
 def _break(record: Record, broken: Broken) -> tuple[Record, tuple[Ticket, ...]]:
     """Break the barrier and let everybody who waits go with a notice."""
     notices = tuple(Notice(party.ticket, 0, record.generation, broken) for party in record.arrivals)
-    after = record._replace(arrivals=(), members=(), lost=(), broken=broken, notices=record.notices + notices)
+    there = _sessions(record.arrivals + record.members)
+    after = record._replace(
+        arrivals=(), members=(), lost=(), broken=broken, notices=record.notices + notices, witnesses=there
+    )
     return after, tuple(party.ticket for party in record.arrivals)
+
+
+def _witnessed(record: Record, session: str) -> Record:
+    """Add somebody who knows that it is broken."""
+    return record._replace(witnesses=tuple(dict.fromkeys((*record.witnesses, session))))
 
 
 def absent(record: Record) -> tuple[tuple[str, str], ...]:
@@ -219,7 +237,7 @@ def _leave(record: Record, op: Leave) -> tuple[Record, Outcome]:
     broken = Broken(f"{who} {op.why or 'left'}: {count}", absent(record))
     others = tuple([party for party in record.arrivals if party.ticket != op.ticket])
     after, woken = _break(record._replace(arrivals=others), broken)
-    return after, Outcome("broken", broken, unpark=woken)
+    return _witnessed(after, op.ticket.session), Outcome("broken", broken, unpark=woken)
 
 
 def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
@@ -229,9 +247,11 @@ def _evict(record: Record, op: Evict) -> tuple[Record, Outcome]:
     waited = tuple(party for party in record.arrivals if party.ticket.session == op.session)
     absent = tuple(party for party in record.members if party.ticket.session == op.session)
     notices = tuple(notice for notice in record.notices if notice.ticket.session != op.session)
-    if not waited and not absent and notices == record.notices:
+    witnesses = tuple(who for who in record.witnesses if who != op.session)
+    if not waited and not absent and notices == record.notices and witnesses == record.witnesses:
         return record, Outcome("gone")
     rest = record._replace(
+        witnesses=witnesses,
         arrivals=tuple(party for party in record.arrivals if party not in waited),
         members=tuple(party for party in record.members if party not in absent),
         notices=notices,
@@ -260,6 +280,7 @@ def _abort(record: Record, op: Abort) -> tuple[Record, Outcome]:
     if record.broken is not None:
         return record, Outcome("broken", record.broken)
     after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted", absent(record)))
+    after = _witnessed(after, op.session) if op.session else after
     return after, Outcome("broken", after.broken, unpark=woken)
 
 
@@ -267,7 +288,8 @@ def _reset(record: Record, op: Reset) -> tuple[Record, Outcome]:
     if not (record.arrivals or record.members or record.lost or record.broken):
         return record, Outcome("reset")
     after, woken = _break(record, Broken("the barrier was reset"))
-    return after._replace(broken=None, generation=record.generation + 1), Outcome("reset", unpark=woken)
+    after = after._replace(broken=None, witnesses=(), generation=record.generation + 1)
+    return after, Outcome("reset", unpark=woken)
 
 
 _STEPS: dict[type, Step] = {
@@ -283,17 +305,18 @@ class Barrier(Steps):
     steps = _STEPS
 
     def idle(self, record: Record) -> bool:
-        return not record.arrivals and not record.notices and record.broken is None
+        return not record.arrivals and not record.notices and (record.broken is None or not record.witnesses)
 
     def sessions(self, record: Record) -> dict[str, str]:
-        parts = {party.ticket.session: "holds" for party in record.members}
+        parts = dict.fromkeys(_sessions(record.members) + record.witnesses, "holds")
         parts.update((notice.ticket.session, "holds") for notice in record.notices)
         parts.update((party.ticket.session, "waits") for party in record.arrivals)
         return parts
 
     def decode(self, line: str) -> Record:
-        names = ("floor", "parties", "generation", "arrivals", "members", "lost", "broken", "notices")
-        floor, parties, generation, arrivals, members, lost, broken, notices = fields(parse(line), *names)
+        floor, parties, generation, arrivals, members, lost, broken, notices, witnesses = fields(
+            parse(line), *Record._fields
+        )
         record = Record(
             integer(floor),
             integer(parties),
@@ -303,6 +326,7 @@ class Barrier(Steps):
             tuple(_party(row) for row in items(lost)),
             _broken(broken),
             tuple(_notice(row) for row in items(notices)),
+            tuple(session(who) for who in items(witnesses)),
         )
         distinct(party.ticket for party in record.arrivals + record.notices)
         if len(record.arrivals) > record.parties:

@@ -10,6 +10,8 @@ Every party joins every turn once; a turn ("epoch") has a seat for each of them.
 - a writer that dies or gives up before it published hands over to the next waiting seat, after a death with
   `recovered`; a writer that was asked for by label and dies fails the turn for all, because nobody else may write;
 - a party of the last turn that has not come yet, or one that gave up, is *away*: those who need it watch it;
+- a result that nobody waits for any more is told to those who come later only while one who had a seat lives: otherwise
+  it is another run that comes. In a scope of one run alone (``lasting``) it stays until all parties have had it;
 - a dead party's seat counts as left, in this turn and the next ones, so that the others go on; a new session under its
   label may take it over;
 - a party that nobody has seen yet and somebody needs is watched by its label, if the labels are the ranks of as many
@@ -47,12 +49,15 @@ WAITS, WRITES, LEFT, DEAD, AWAY = "waits", "writes", "left", "dead", "away"
 
 
 class Join(NamedTuple):
-    """Sit down for this turn. `label` tells parties apart; `writer` is the label that must write, or empty."""
+    """Sit down for this turn. `label` tells parties apart; `writer` is the label that must write, or empty; `lasting`
+    says that the scope is one run's own, `sure` that those who had a seat have been looked at."""
 
     ticket: Ticket
     label: str
     parties: int
     writer: str = ""
+    lasting: bool = False
+    sure: bool = False
 
 
 class Beat(NamedTuple):
@@ -86,6 +91,7 @@ class Record(NamedTuple):
     died: bool = False
     absent: tuple[str, ...] = ()
     beats: int = 0
+    lasting: bool = False
 
 
 def _settled(record: Record) -> Outcome | None:
@@ -141,10 +147,12 @@ def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
             return record, _standing(record, seat) if seat.state in (WAITS, WRITES) else Outcome("gone")
     if any(waiting.ticket == op.ticket for waiting in record.queue):
         return record, _queued(record)
+    if not (op.lasting or op.sure) and _abandoned(record) and op.ticket.session not in _left(record):
+        return record, Outcome(WAITING, watch=_left(record), then=op._replace(sure=True))
     turn = record
     if not _begun(record):
         seats, absent = (record.seats, record.absent) if record.parties == op.parties else ((), ())
-        turn = record._replace(parties=op.parties, writer=op.writer, seats=seats, absent=absent)
+        turn = record._replace(parties=op.parties, writer=op.writer, seats=seats, absent=absent, lasting=op.lasting)
     before = [seat for seat in turn.seats if seat.label == op.label]
     known = bool(before) or op.label in turn.absent
     later = any(seat.state not in (AWAY, DEAD) for seat in before) or (_full(turn) and not known)
@@ -155,6 +163,15 @@ def _join(record: Record, op: Join) -> tuple[Record, Outcome]:
     if len(after.seats) + len(after.queue) > LIMIT:
         return record, Outcome("limit", LIMIT)
     return after, outcome
+
+
+def _abandoned(record: Record) -> bool:
+    """Whether there is a result that somebody still lacks, and nobody there who waits for it or has a seat again."""
+    return _settled(record) is not None and not record.queue and WAITS not in {seat.state for seat in record.seats}
+
+
+def _left(record: Record) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(seat.ticket.session for seat in record.seats if seat.state == LEFT))
 
 
 def _line_up(record: Record, op: Join) -> tuple[Record, Outcome]:
@@ -245,7 +262,8 @@ def _succeed(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
 def _turn(record: Record) -> tuple[Record, tuple[Ticket, ...]]:
     """Begin the next turn when everybody had a seat and has left it, or when nobody is left alive."""
     states = {seat.state for seat in record.seats}
-    if not states or not (states == {DEAD} or (states <= {LEFT, DEAD, AWAY} and _full(record) and _begun(record))):
+    deserted = states == {DEAD} and not (record.lasting and _settled(record) is not None)
+    if not states or not (deserted or (states <= {LEFT, DEAD, AWAY} and _full(record) and _begun(record))):
         return record, ()
     seats = tuple(seat if seat.state == DEAD else seat._replace(state=AWAY) for seat in record.seats)
     after = Record(record.floor, record.epoch + 1, record.parties, "", record.lost)
@@ -286,7 +304,7 @@ class Fence(Steps):
         return parts
 
     def decode(self, line: str) -> Record:
-        (floor, epoch, parties, writer, lost, seats, queue, value, error, died, absent, beats) = fields(
+        (floor, epoch, parties, writer, lost, seats, queue, value, error, died, absent, beats, lasting) = fields(
             parse(line), *Record._fields
         )
         record = Record(
@@ -302,6 +320,7 @@ class Fence(Steps):
             boolean(died),
             tuple(text(label) for label in items(absent)),
             integer(beats),
+            boolean(lasting),
         )
         distinct([seat.ticket for seat in record.seats] + [waiting.ticket for waiting in record.queue])
         if (record.value is not None) + (record.error is not None) + record.died > 1:
@@ -317,8 +336,8 @@ def _seat(row: Any) -> Seat:
 
 
 def _waiting(row: Any) -> Join:
-    who, label, parties, writer = items(row)
-    return Join(ticket(who), text(label), integer(parties), text(writer))
+    who, label, parties, writer, lasting, sure = items(row)
+    return Join(ticket(who), text(label), integer(parties), text(writer), boolean(lasting), boolean(sure))
 
 
 FENCE = Fence()

@@ -53,8 +53,8 @@ class Barrier(Named):
         return arrival
 
     def abort(self, reason: str = "") -> None:
-        """Break the barrier for everybody, now and until `reset`."""
-        self._run(submit(Abort(reason)))
+        """Break the barrier for everybody, until `reset` or until nobody is left of those who were there."""
+        self._run(submit(Abort(reason, self._session.id)))
 
     def reset(self) -> None:
         """Start afresh; parties that wait get `BrokenBarrier`."""
@@ -75,9 +75,9 @@ class Barrier(Named):
         ticket = session.ticket()
         if session.size > 1:
             session.joins(self.name, self.machine)
-        label = str(session.rank) if session.size > 1 else ""
+        label = str(session.rank) if 1 < session.size == self.parties else ""
         try:
-            outcome = yield from settle(Arrive(ticket, self.parties, label), timeout)
+            outcome = yield from settle(Arrive(ticket, self.parties, label, session.lasting), timeout)
             if outcome.state in ("passed", "broken"):
                 yield from leave(ticket)
         except TimedOut as late:

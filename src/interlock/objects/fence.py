@@ -5,12 +5,13 @@ Layer: an object.
 
 from __future__ import annotations
 
+import functools
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock import results, values
 from interlock._script import Script, TimedOut, conclude, leave, settle, submit
-from interlock.abc import Outcome, Ticket
+from interlock.abc import Liveness, Outcome, Ticket, label_of, unseen
 from interlock.errors import NotHeld, OwnerDied
 from interlock.machines.fence import FENCE, Beat, Join
 from interlock.machines.once import Fail, Publish
@@ -25,6 +26,20 @@ _RESULTS = ("done", "failed", "died")
 
 class WayOut(BaseException):
     """Carries everybody but the writer from `Fence.guard` to the end of the block; never leaves the fence."""
+
+
+class Group(NamedTuple):
+    """Some of the ranks, who have ranks of their own among themselves."""
+
+    name: str
+    rank: int
+    size: int
+
+
+def _member(session: Session, group: str, who: str) -> Liveness:
+    """Whether somebody lives; a label is that of a member of the group."""
+    label = label_of(who)
+    return session.alive(who if label is None else unseen(f"{group}/{label}"))
 
 
 class Fence(Named):
@@ -46,10 +61,13 @@ class Fence(Named):
         writer: int | None = None,
         timeout: float | None = None,
         takeover: bool = True,
-        place: tuple[int, int] | None = None,
+        group: Group | None = None,
     ) -> None:
         super().__init__(session, name)
-        self._rank, self._size = place or (session.rank, session.size)
+        self._group = group
+        self._rank, self._size = (group.rank, group.size) if group else (session.rank, session.size)
+        if group:
+            self._target = self._target._replace(alive=functools.partial(_member, session, group.name))
         if writer is not None and not 0 <= writer < self._size:
             raise ValueError(f"writer is a rank from 0 to {self._size - 1}, not {writer!r}")
         self.writer = writer
@@ -62,8 +80,8 @@ class Fence(Named):
         self._beats = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
-        options = {"writer": self.writer, "timeout": self.timeout, "takeover": self.takeover}
-        return _rebuild, (self._session, self.name, {**options, "place": (self._rank, self._size)})
+        options = {"writer": self.writer, "timeout": self.timeout, "takeover": self.takeover, "group": self._group}
+        return _rebuild, (self._session, self.name, options)
 
     def __enter__(self) -> Fence:
         self._run(self._begin())
@@ -102,7 +120,11 @@ class Fence(Named):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        return bool(self._run(self._end(error)))
+        try:
+            return bool(self._run(self._end(error)))
+        except BaseException as fault:
+            fault.__suppress_context__ |= isinstance(error, WayOut)
+            raise
 
     # -- the scripts behind it
 
@@ -173,7 +195,7 @@ class Fence(Named):
 
     def _join(self, ticket: Ticket) -> Join:
         writer = "" if self.writer is None else str(self.writer)
-        return Join(ticket, str(self._rank), self._size, writer)
+        return Join(ticket, str(self._rank), self._size, writer, self._session.lasting)
 
     def _settle(self, ticket: Ticket) -> Script:
         try:

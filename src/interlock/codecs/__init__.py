@@ -21,7 +21,7 @@ The codec is chosen by the value's exact type, so that what comes back is of the
 neither when encoded nor when decoded: a decoded array lies in the buffer it was decoded from, which may be a mapped
 file. numpy, pandas, pyarrow and torch are only touched if the value is theirs.
 
-Layer: above `values`, `arrays` and `tables`.
+Layer: above `values`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from interlock import arrays, tables, values
+from interlock import values
+from interlock.codecs import arrays, tables
 
 ERROR = "error"  # in place of a codec: the entry is an error, as text
 Buffer = bytes | memoryview | mmap.mmap

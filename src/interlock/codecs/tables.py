@@ -34,7 +34,10 @@ def encode_frame(frame: Any) -> list[bytes | memoryview]:
 
 def encode_series(series: Any) -> list[bytes | memoryview]:
     """A series with its index and its name."""
-    name = values.encode(series.name).encode()
+    try:
+        name = values.encode(series.name).encode()
+    except TypeError as error:
+        raise TypeError(f"the name of a series, {series.name!r}, cannot be stored: use text or a number") from error
     table = _table(series.to_frame("values"))
     return encode_arrow(table.replace_schema_metadata({**(table.schema.metadata or {}), _NAME: name}))
 
@@ -44,8 +47,8 @@ def _table(frame: Any) -> Any:
     if frame.columns.inferred_type.startswith("mixed"):
         raise TypeError("the column names of a data frame are of several types, and would all come back as text")
     for number, kind in enumerate(frame.dtypes):
-        column = frame.iloc[:, number]
-        if kind.kind == "O" and pandas.api.types.infer_dtype(column, skipna=True) not in ("string", "bytes", "empty"):
+        content = pandas.api.types.infer_dtype(frame.iloc[:, number], skipna=True) if kind.name == "object" else ""
+        if content not in ("", "string", "bytes", "empty"):
             raise TypeError(
                 f"the column {frame.columns[number]!r} of a data frame holds Python objects, which would not come "
                 "back as they are: convert it to numbers, text or a category"
@@ -86,9 +89,8 @@ def encode_tensors(tensors: dict[str, Any]) -> list[bytes | memoryview]:
     save = _library("safetensors.torch").save
     if any(tensor.requires_grad for tensor in tensors.values()):
         raise TypeError("a tensor with requires_grad cannot be stored, because its graph would be lost: detach() it")
-    whole = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
-        return [save(whole)]
+        return [save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()})]
     except (RuntimeError, ValueError, KeyError) as error:
         raise TypeError(f"this tensor cannot be stored: {error}") from error
 

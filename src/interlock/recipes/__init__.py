@@ -1,0 +1,1 @@
+"""Recipes: programs that many people write, made once from interlock's objects."""
