@@ -1,4 +1,4 @@
-"""How many updates a second does a small JSON document take from 8 processes that all change it?
+"""How many updates a second does a small JSON document take from many processes that all change it?
 
 The peers are used as everybody uses them: take the lock, read, write a temporary file, rename it over the document.
 With sync, all of them sync the file before the rename and the directory after it. Every process adds one to a counter,
@@ -28,12 +28,11 @@ from report import Target
 
 from interlock.files import JsonFile
 
-COUNT = 8
-_FAST = "8 processes update a JSON document of 1 kB"
-_SYNCED = f"{_FAST}, synced to disk"
+_EIGHT = "8 processes update a JSON document of 1 kB"
+_SYNCED = f"{_EIGHT}, synced to disk"
 TARGETS = tuple(
     target
-    for title in (_FAST, _SYNCED)
+    for title in (_EIGHT, _SYNCED)
     for target in (
         Target(title, "per second", 1.5, most=False, than=FILELOCK),
         Target(title, "fairness", 2),
@@ -45,23 +44,26 @@ Update = Callable[[Callable[[Any], Any]], Any]
 
 
 def measure(effort: Effort) -> list[Panel]:
-    """Without and with sync, for each peer and repeat."""
-    panels = []
-    for title, sync in ((_FAST, False), (_SYNCED, True)):
-        panel = Panel(title, "per second", FILELOCK, more_is_better=True)
-        for _ in range(effort.repeats(3)):
-            for peer in installed(_documents(sync)):
-                _sample(panel, peer, effort)
-        panels.append(panel)
-    return panels
+    """Every peer with 2, 4, 8 and 16 processes, and with 8 that sync."""
+    fast = [_panel(count, False, effort) for count in sorted(effort.sizes(8, 2, 4, 16))]
+    return [*fast, _panel(8, True, effort)]
 
 
-def _sample(panel: Panel, peer: Peer, effort: Effort) -> None:
+def _panel(count: int, sync: bool, effort: Effort) -> Panel:
+    title = (_SYNCED if sync else _EIGHT).replace("8", str(count), 1)
+    panel = Panel(title, "per second", FILELOCK, more_is_better=True)
+    for _ in range(effort.repeats(3)):
+        for peer in installed(_documents(sync)):
+            _sample(panel, peer, count, effort)
+    return panel
+
+
+def _sample(panel: Panel, peer: Peer, count: int, effort: Effort) -> None:
     seconds = effort.seconds(0.9)
     path = os.path.join(peer.prepare(effort.fresh()), "document.json")
     with open(path, "w") as file:
         json.dump({"updates": 0, "text": "x" * 1000}, file)
-    results = together(COUNT, _update, peer.attach, path, seconds)
+    results = together(count, _update, peer.attach, path, seconds)
     counts = [counted for counted, _ in results]
     made = sum(every for _, every in results)
     with open(path) as file:

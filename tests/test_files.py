@@ -15,8 +15,7 @@ from types import FrameType
 
 import pytest
 
-from interlock import files
-from interlock.files import atomic_write
+from interlock.files import atomic, atomic_write
 from processes import NOBODY, as_root, become_nobody, kill, open_directory, run, start
 
 SIZE = 256 * 1024
@@ -256,7 +255,7 @@ def test_bad_encoding_leaves_nothing(path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupt_anywhere_leaves_nothing(path: Path) -> None:
     """Ctrl-C at each instant at which Python looks for signals leaves the old content or the new, and nothing else."""
-    ours = (files.__file__, contextlib.__file__)
+    ours = (atomic.__file__, contextlib.__file__)
 
     def interrupt(point: int) -> bool:
         passed = 0
@@ -295,7 +294,7 @@ def test_failing_system_call_leaves_nothing(path: Path, call: str, monkeypatch: 
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, call, fail)
+        patch.setattr(atomic.os, call, fail)
         with pytest.raises(OSError, match=r"data\.txt"), atomic_write(path) as file:
             file.write("new")
     assert untouched(path)

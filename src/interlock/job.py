@@ -6,8 +6,9 @@ directory all of them see ($INTERLOCK_URL, else the user's state directory). Wha
 later one, a day after it was last written, if none of its ranks lives.
 
 Which run it is: what the launcher tells (`world.run_name`); where it tells nothing, ranks of one node are one run if
-they have one parent process, or one `multiprocessing` family. Such a run cannot be told from an earlier one of the same
-parent or in the same job, so a rank's death counts only if it connected after this process began.
+they have one parent process, or one `multiprocessing` family. Where that may be a run that cannot be told from an
+earlier one, of the same shell or family or in the same job, a rank's death counts only if it connected after this
+process began, and what ranks left behind counts only while one of them lives (`Session.lasting`).
 
 Who lives: each rank's process holds one session in the scope's ``ranks``, from its first connection until it ends,
 however it ends, and leaves the session's file there. So the kernel's word on a rank does not depend on what the rank
@@ -28,6 +29,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from interlock.abc import Liveness, Store
 from interlock.errors import Unavailable
@@ -39,6 +41,8 @@ SWEEP_S = 86400.0  # how long a run's scope lies unused before a later run remov
 SCAN_S = 1.0  # how long what was seen of all ranks is believed; longer where looking takes long
 _SHARE = 20  # at most this part of the time is spent looking at the ranks
 _MEMORY = "/dev/shm"
+_RESTART = "TORCHELASTIC_RESTART_COUNT"
+_AGENTS = (_RESTART, "PMI_RANK")  # set by launchers whose parent process serves one run
 
 
 class Run(NamedTuple):
@@ -59,7 +63,7 @@ def this_run(size: int | None = None) -> Run:
     local = place.local_size == place.size or not launched
     if told is not None:
         # torchrun counts restarts on each node for itself, so those of several nodes find each other without the count.
-        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT") if local else None
+        restart = os.environ.get(_RESTART) if local else None
         final = local or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0"
         return Run(f"{belongs} {told} {restart}", final, local)
     if not launched:
@@ -68,7 +72,8 @@ def this_run(size: int | None = None) -> Run:
         return Run(f"family {blake2b(current_process().authkey, digest_size=16).hexdigest()}", False, True)
     if local:
         parent = os.getppid()
-        return Run(f"child of {parent} {_start_of(parent)} {belongs and belongs.restart}", False, True)
+        own = any(name in os.environ for name in _AGENTS)
+        return Run(f"child of {parent} {_start_of(parent)} {os.environ.get(_RESTART)}", own, True)
     if belongs is None:
         raise Unavailable(
             f"job://: nothing tells this run of {place.size} ranks on several nodes from another one: set "
@@ -79,18 +84,21 @@ def this_run(size: int | None = None) -> Run:
 
 
 def scope(run: Run) -> str:
-    """The URL of the run's scope; makes the directory above it and sweeps what older runs left there."""
+    """The URL of the run's scope; sweeps what older runs left beside it."""
     digest = blake2b(run.name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    if not run.local:
-        shared = default_url()
-        if not shared.startswith("file://"):
-            return f"{shared}/jobs/{digest}"
-        return f"{shared.partition('?')[0].rstrip('/')}/jobs/{digest}"
-    base = _private_directory() / "jobs"
-    base.mkdir(mode=0o700, exist_ok=True)
-    if not (base / digest).exists():
-        sweep(base)
-    return (base / digest).as_uri()
+    home = _private_directory().as_uri() if run.local else default_url()
+    url = below(below(home, "jobs"), digest)
+    if url.startswith("file://"):
+        path = Path(unquote(urlsplit(url).path))
+        if path.parent.is_dir() and not path.exists():
+            sweep(path.parent)
+    return url
+
+
+def below(url: str, part: str) -> str:
+    """The scope of a part of another scope, with the same options."""
+    head, mark, options = url.partition("?")
+    return f"{head.rstrip('/')}/{part}{mark}{options}"
 
 
 def _private_directory() -> Path:
@@ -118,12 +126,8 @@ def _touched(path: Path) -> float:
 
 
 def _inhabited(path: Path) -> bool:
-    stores = [open_store(url) for url in (path.as_uri(), _ranks(path.as_uri()))]
+    stores = [open_store(url) for url in (path.as_uri(), below(path.as_uri(), "ranks"))]
     return any(store.alive(session).state != "dead" for store in stores for session in store.sessions())
-
-
-def _ranks(url: str) -> str:
-    return f"{url}/ranks"
 
 
 class Roster:
@@ -132,7 +136,7 @@ class Roster:
     def __init__(self, url: str, unique: bool) -> None:
         self._url = url
         self.unique = unique
-        self._store: Store = open_store(_ranks(url))
+        self._store: Store = open_store(below(url, "ranks"))
         self._born = 0.0 if unique else _born()
         self._joined = False
         self._joining = threading.Lock()

@@ -266,7 +266,8 @@ def _evict_unseen(record: Record, op: Evict, label: str) -> tuple[Record, Outcom
     """A party that died before anybody saw it breaks the barrier for those who wait for it."""
     if label not in _unseen(record) or not record.arrivals:
         return record, Outcome("gone")
-    broken = Broken(f"a party died before it arrived: {op.why}", (("", label),))
+    others = tuple(other for other in absent(record) if other != ("", label))
+    broken = Broken(f"a party died before it arrived: {op.why}", (("", label), *others))
     after, woken = _break(record, broken)
     return after, Outcome("left", unpark=woken)
 
