@@ -15,7 +15,6 @@ Every object is a name in a scope; the scope is a URL (`connect`). The functions
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -79,11 +78,10 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-@functools.cache
 def _default() -> Session:
-    from interlock.session import connect
+    from interlock.session import default
 
-    return connect()
+    return default()
 
 
 def lock(name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:

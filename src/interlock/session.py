@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
 import threading
@@ -240,10 +241,17 @@ class Session:
         limit_bytes: int | None = None,
         allow_pickle: bool = False,
     ) -> Cache:
-        """The cache of this name; see `interlock.Cache`."""
+        """The cache of this name; see `interlock.Cache`. One that ranks ask for in ``job://`` outlives their run: it is
+        the cache of this name in the default scope."""
         from interlock.cache import Cache
 
-        return Cache(self, name, directory=directory, limit_bytes=limit_bytes, allow_pickle=allow_pickle)
+        return Cache(
+            self if self._roster is None else default(),
+            name,
+            directory=directory,
+            limit_bytes=limit_bytes,
+            allow_pickle=allow_pickle,
+        )
 
     def fence(
         self, name: str, *, writer: int | None = None, timeout: float | None = None, takeover: bool = True
@@ -298,6 +306,12 @@ class Session:
         local = (place.local_rank, place.local_size) if place.size == self.size else (self.rank, self.size)
         group = Group(node_name(), *local)
         return Fence(self, f"{name}@{group.name}", timeout=timeout, takeover=takeover, group=group)
+
+
+@functools.cache
+def default() -> Session:
+    """This process's session in the default scope."""
+    return connect()
 
 
 def connect(

@@ -74,7 +74,12 @@ def _models(module: ModuleType) -> list[Model]:
             Once((("error",), ("value", "retry"), ("quit", "value")), FEWER, module),
             Once((("owe error", "owe"), ("owe",), ("owe",)), FEWER, module),
         ]
-    return [Fence(3, 2, None, FEWER, module), Fence(3, 2, 0, FEWER, module), Fence(2, 3, None, FEWER, module)]
+    return [
+        Fence(3, 2, None, FEWER, module),
+        Fence(3, 2, 0, FEWER, module),
+        Fence(2, 3, None, FEWER, module),
+        Fence(3, 1, None, FEWER, module, lasting=True),
+    ]
 
 
 MUTANTS = {
@@ -134,6 +139,9 @@ MUTANTS = {
     "the waiting do not watch one another": Mutant(
         barrier, "watch = {record.arrivals[index - 1].ticket.session}", "watch = {mine.session}"
     ),
+    "a straggler begins afresh though a witness lives": Mutant(
+        barrier, "record.broken is not None and not record.witnesses and not op.lasting:", "record.broken is not None:"
+    ),
     "the unseen are not watched": Mutant(
         barrier, "        watch.update(unseen(label) for label in _unseen(record)[:WATCHED])\n", ""
     ),
@@ -182,6 +190,11 @@ MUTANTS = {
     ),
     "a successor is not told of the death": Mutant(
         fence, "lost=wrote[0] if dead and wrote else record.lost", "lost=record.lost"
+    ),
+    "a lasting result goes with those who had it": Mutant(
+        fence,
+        "deserted = states == {DEAD} and not (record.lasting and _settled(record) is not None)",
+        "deserted = states == {DEAD}",
     ),
     "the next turn does not watch the unseen": Mutant(
         fence, "    needed += tuple(unseen(label) for label in _unseen(record)[:WATCHED])\n", ""

@@ -50,7 +50,11 @@ def _admission(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:
 def _barrier(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:
     arrive = st.builds(module.Arrive, TICKETS, st.sampled_from((2, 2, 2, 3, 1)), LABELS)
     complete = st.builds(module.Complete, TICKETS, st.integers(0, 2))
-    return [arrive] * 5 + [complete] * 3 + [st.builds(module.Abort, TEXT), st.builds(module.Reset)]
+    return (
+        [arrive] * 5
+        + [complete] * 3
+        + [st.builds(module.Abort, TEXT, st.sampled_from(("", *SESSIONS))), st.builds(module.Reset)]
+    )
 
 
 def _event(module: ModuleType, kind: str) -> list[st.SearchStrategy[Any]]:

@@ -7,8 +7,8 @@ The algorithm and its numbers are those of copairs 0.5. What a caller may notice
 
 - copairs draws a seed for each row of `confs`, so that a distribution depends on its place among the others, and a
   directory on who filled it first. Here every configuration has the first of these seeds: alone it gets copairs' own
-  numbers, and the same ones in any company. The distributions of configurations with one total come from the same
-  permutations, and are correlated.
+  numbers, and the same ones in any company. The distributions of configurations with one total thus come from the same
+  permutations and are correlated: a p-value of a mean over several of them is larger than if they were independent.
 - Files lie in ``null_dists`` of the directory, with a checksum, and know all that decides on their numbers. Files of
   copairs are neither read nor touched. `cache_of` is their cache: `stats`, `explain`, `verify`, `clear`.
 - Files are the user's own, or the group's where the directory is setgid.
@@ -32,11 +32,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interlock.cache import Cache
 from interlock.session import connect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from interlock.cache import Cache
 
     Null = NDArray[np.float32]
 
