@@ -203,6 +203,25 @@ def test_the_dead_of_an_earlier_run_of_the_same_parent_are_not_ours(memory: Path
     assert second.exitcode == 0
 
 
+def test_the_ranks_of_a_node_are_looked_up_by_their_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the second node it is the death of rank 3 that its first rank is told of, not that of rank 1."""
+    monkeypatch.setenv("INTERLOCK_URL", f"file://{tmp_path}/shared")
+    told = {"STEP_NUM_TASKS": "4", "STEP_TASKS_PER_NODE": "2(x2)", "STEP_ID": "0", "JOB_ID": "7", "NODEID": "1"}
+    for name, value in {**told, "PROCID": "2", "LOCALID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with interlock.connect("job://") as session:
+        monkeypatch.setenv("SLURM_PROCID", "3")
+        monkeypatch.setenv("SLURM_LOCALID", "1")
+        dead = RANKS.Process(target=lambda: die(interlock.connect("job://")))
+        dead.start()
+        dead.join()
+        for name, value in {"PROCID": "2", "LOCALID": "0"}.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+        for turn in range(2):
+            with session.first("a", scope="node", timeout=60) as mine:
+                assert mine, turn
+
+
 def test_a_pickled_session_still_knows_the_ranks() -> None:
     """What a worker got by pickle asks the same roster, and is no rank itself."""
     with interlock.connect("job://", rank=0, size=2) as session:

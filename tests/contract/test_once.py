@@ -182,3 +182,16 @@ def test_without_takeover_the_death_of_a_worker_is_everybodys_error(connect: Con
     go.set()
     with contextlib.suppress(interlock.SessionLost):
         worker.result()
+
+
+def test_whoever_would_keep_a_result_gets_one_that_is_not_kept(connect: Connect, background: Background) -> None:
+    """Those who wait may have asked otherwise than the one who computes; nobody's claim stays in the record."""
+    one, two = connect(), connect()
+    began, go = threading.Event(), threading.Event()
+    worker = background(interlock.Once(one, "a", keep=False).run, lambda: (began.set(), go.wait(20))[1])
+    began.wait(20)
+    waiting = background(two.once, "a", pytest.fail)
+    until(lambda: standing(two, "a"))
+    go.set()
+    assert [worker.result(), waiting.result()] == [True, True]
+    assert one.store.read("a") is None

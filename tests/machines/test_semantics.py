@@ -449,7 +449,7 @@ def test_a_result_outlives_its_makers_in_a_scope_of_one_run_only() -> None:
 
 
 def test_a_result_is_told_to_those_who_come_while_its_maker_lives() -> None:
-    """Having looked at the maker, who lives, a late party gets the result; the maker itself queues for the next turn."""
+    """Having looked at the maker, who lives, a late party gets the result; the maker queues for the next turn."""
     table = Table(fence.FENCE)
     table.states(join(A), fence.Publish(A, "1"), Leave(A))
     assert table(join(Ticket("a", 2))).then is None
