@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from launchers.journal import Journal
-from launchers.launching import COMMANDS, Done, launch
+from launchers.launching import COMMANDS, Done, absent, launch
 from launchers.slurm import Slurm, cluster, missing
 
 
@@ -58,6 +58,8 @@ def launcher(request: pytest.FixtureRequest, shared: str) -> Callable[..., Done]
     variables = {"INTERLOCK_URL": shared}
     if request.param == "srun":
         variables |= request.getfixturevalue("slurm").variables
+    else:
+        demand(absent(request.param))
 
     def run(module: str, *arguments: str) -> Done:
         return launch((*COMMANDS[request.param], f"launchers.{module}", *arguments), **variables)[0]

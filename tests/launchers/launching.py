@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,9 +17,20 @@ from interlock.world import LAUNCHERS, SCHEDULERS
 PATIENCE_S = 60.0
 MODULE = (sys.executable, "-m")
 TORCHRUN = (*MODULE, "torch.distributed.run")
+_HERE = Path(sys.executable).parent
+MPIRUN = (
+    str(_HERE / "prterun"),
+    "--personality",
+    "ompi",
+    "--allow-run-as-root",
+    "--oversubscribe",
+)  # Open MPI's mpirun
+HYDRA = (str(_HERE / "mpiexec.hydra"),)
 COMMANDS = {  # four ranks of a module, whose name comes next
     "srun": ("srun", "--nodes=2", "--ntasks=4", *MODULE),
     "torchrun": (*TORCHRUN, "--nproc-per-node=4", "-m"),
+    "Open MPI": (*MPIRUN, "-n", "4", *MODULE),
+    "MPICH": (*HYDRA, "-n", "4", *MODULE),
     "fork": (*MODULE, "launchers.family", "fork", "4"),
     "spawn": (*MODULE, "launchers.family", "spawn", "4"),
 }
@@ -60,6 +72,12 @@ def _start(command: tuple[str, ...], variables: dict[str, str]) -> subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def absent(name: str) -> str:
+    """What to install for a launcher that is not there; an empty text if it is."""
+    program = COMMANDS[name][0]
+    return "" if shutil.which(program) else f"no {program}: pip install {name.lower().replace(' ', '')}"
 
 
 def agents(*arguments: str, rendezvous: str = "c10d") -> list[tuple[str, ...]]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launchers.journal import Journal
-from launchers.launching import MODULE, Done, launch
+from launchers.launching import MODULE, Done
 from launchers.slurm import Slurm
 
 PLACE = (*MODULE, "launchers.place")
-MPIRUNS = {  # the command, how it calls itself, and what it needs to start four ranks here
-    "Open MPI": ("mpirun", "Open MPI", ("--allow-run-as-root", "--oversubscribe")),
-    "MPICH": ("mpiexec.hydra", "HYDRA", ()),
-}
 
 
 def worlds(journal: Journal) -> list[list[Any]]:
@@ -69,14 +61,10 @@ def test_multiprocessing_tells_no_ranks(launcher: Callable[..., Done], journal: 
     assert sorted(entry["session"] for entry in journal.read()) == [[rank, 4, rank, 4] for rank in range(4)]
 
 
-@pytest.mark.parametrize("name", MPIRUNS)
-def test_mpirun(journal: Journal, name: str) -> None:
+@pytest.mark.parametrize("launcher", ["Open MPI", "MPICH"], indirect=True)
+def test_mpirun(launcher: Callable[..., Done], journal: Journal) -> None:
     """Without MPI being initialised, or even installed for Python, every rank knows its place."""
-    command, calls_itself, options = MPIRUNS[name]
-    mpirun = shutil.which(command, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if mpirun is None or calls_itself not in launch((mpirun, "--version"))[0].stdout:
-        pytest.skip(f"no {command} of {name} here: pip install {name.lower().replace(' ', '')}")
-    (done,) = launch((mpirun, *options, "-n", "4", *PLACE, str(journal.path)))
+    done = launcher("place", str(journal.path))
     assert done.returncode == 0, done.stderr
     local_ranks = {entry["world"][2] for entry in journal.read()}
     assert [[*world[:2], *world[3:]] for world in worlds(journal)] == [[rank, 4, 4, 0, None, None] for rank in range(4)]

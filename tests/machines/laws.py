@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket
+from interlock.abc import WAITING, Evict, Leave, Outcome, Ticket, label_of
 
 
 class Violation(AssertionError):
@@ -211,8 +211,12 @@ def barrier_step(module: ModuleType, step: Step) -> None:
     elif left:
         need(after.broken or isinstance(op, module.Reset), "a party that goes breaks the barrier")
     need(after.generation - before.generation in (0, 1), "generations count up")
-    need(bool(passed) or isinstance(op, module.Reset) or after.generation == before.generation, "one per passage")
-    need(after.broken == before.broken or not before.broken or isinstance(op, module.Reset), "broken until reset")
+    forgotten = isinstance(op, module.Arrive) and not op.lasting and bool(before.broken) and not before.witnesses
+    anew = isinstance(op, module.Reset) or forgotten
+    need(bool(passed) or anew or after.generation == before.generation, "one per passage")
+    need(after.broken == before.broken or not before.broken or anew, "broken until reset, or until all have forgotten")
+    known = {who for who in before.witnesses if not isinstance(op, Evict) or op.session != who}
+    need(known <= set(after.witnesses) or anew, "a witness is one until it ends")
 
 
 def event_record(module: ModuleType, record: Any) -> None:
@@ -293,6 +297,9 @@ def fence_step(module: ModuleType, step: Step) -> None:
     if after.epoch > before.epoch:
         need(isinstance(op, Leave | Evict), "a turn ends when somebody leaves it")
         need(all(step.removes(who) for who in _seated(before)), "a turn ends when nobody has anything left to do in it")
+        had = sum(seat.state != "away" for seat in before.seats) + len(before.absent)
+        had += isinstance(op, Evict) and label_of(op.session) is not None
+        need(not before.lasting or result == (None, None, False) or had >= before.parties, "all had a lasting result")
     elif result != (None, None, False):
         need((after.value, after.error, after.died) == result, "a result stays for the whole turn")
     elif (after.value, after.error) != (None, None):
