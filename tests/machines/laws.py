@@ -297,7 +297,7 @@ def fence_step(module: ModuleType, step: Step) -> None:
     if after.epoch > before.epoch:
         need(isinstance(op, Leave | Evict), "a turn ends when somebody leaves it")
         need(all(step.removes(who) for who in _seated(before)), "a turn ends when nobody has anything left to do in it")
-        had = sum(seat.state != "away" for seat in before.seats) + len(before.absent)
+        had = sum(seat.state != "away" or step.removes(seat.ticket) for seat in before.seats) + len(before.absent)
         had += isinstance(op, Evict) and label_of(op.session) is not None
         need(not before.lasting or result == (None, None, False) or had >= before.parties, "all had a lasting result")
     elif result != (None, None, False):

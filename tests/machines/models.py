@@ -9,7 +9,7 @@ from itertools import zip_longest
 from types import ModuleType
 from typing import Any
 
-from interlock.abc import Leave, Outcome, Ticket
+from interlock.abc import Evict, Leave, Outcome, Ticket
 from interlock.machines import admission, barrier, event, fence, once
 from machines.explorer import ONE_OF_EACH, Faults, Model, Party, State, give_up, name
 from machines.laws import Step, Violation, need
@@ -254,7 +254,8 @@ class Fence(Model):
     """Parties that take turns writing for all. `writer` is the one that must write, or None for the first to come.
 
     Whoever runs out of time joins the same turn again. Believed: one writes at a time, and the result of a turn is the
-    same for all; for all who live, where the scope is not one run's own (`lasting`). What a turn came to is told once
+    same for all; for all who live, where the scope is not one run's own. Where it is (`lasting`), those who have had all
+    their turns close their sessions, which must take nothing from the others. What a turn came to is told once
     to a party that gives up, so that answer is not among those lost.
     """
 
@@ -288,7 +289,11 @@ class Fence(Model):
 
     def acted(self, state: State, who: int, outcome: Outcome) -> Party:
         party = state.parties[who]
-        return self.onward(who, party) if isinstance(party.op, Leave) else self._collect(state, who, outcome)
+        if isinstance(party.op, Leave) and self.lasting and party.step == self.turns - 1:
+            return party._replace(op=Evict(name(who)))
+        if isinstance(party.op, Leave | Evict):
+            return self.onward(who, party)
+        return self._collect(state, who, outcome)
 
     def _collect(self, state: State, who: int, outcome: Outcome) -> Party:
         party = state.parties[who]
