@@ -22,6 +22,7 @@ import interlock
 FILE, MEMORY = "interlock file://", "interlock memory://"
 FILELOCK, PORTALOCKER, FASTENERS = "filelock", "portalocker", "fasteners"
 FLOCK, MULTIPROCESSING, THREADING = "raw flock", "multiprocessing", "threading"
+_LIBRARIES = (FILELOCK, PORTALOCKER, FASTENERS, "diskcache", "joblib", "lmdb", "copairs")
 
 
 class Peer(NamedTuple):
@@ -131,14 +132,14 @@ _SIDES = (
 
 
 def missing() -> list[str]:
-    """The peers that are not installed."""
-    return [name for name in (FILELOCK, PORTALOCKER, FASTENERS) if importlib.util.find_spec(name) is None]
+    """The libraries that are not installed."""
+    return [library for library in _LIBRARIES if importlib.util.find_spec(library) is None]
 
 
 def installed(peers: tuple[Peer, ...]) -> list[Peer]:
-    """Those of the peers that can be measured here."""
+    """Those of the peers that can be measured here; a peer's name begins with its library's."""
     absent = missing()
-    return [peer for peer in peers if peer.name not in absent]
+    return [peer for peer in peers if peer.name.split()[0] not in absent]
 
 
 def locks() -> list[Peer]:

@@ -1,4 +1,4 @@
-"""Measure interlock's file store beside other libraries, in one run, and say which targets it meets.
+"""Measure interlock's file store and what stands on it beside other libraries, in one run, and say which targets it meets.
 
     python benchmarks/run.py                        every question, with a table for each
     python benchmarks/run.py contended handoff      only some
@@ -19,6 +19,9 @@ import tempfile
 import time
 from typing import Any
 
+import cache_race
+import cache_readers
+import cache_values
 import contended
 import handoff
 import peers
@@ -40,6 +43,9 @@ QUESTIONS: dict[str, Any] = {
     "readers": readers,
     "rounds": rounds,
     "updates": updates,
+    "cache_values": cache_values,
+    "cache_readers": cache_readers,
+    "cache_race": cache_race,
 }
 
 

@@ -254,9 +254,9 @@ class Fence(Model):
     """Parties that take turns writing for all. `writer` is the one that must write, or None for the first to come.
 
     Whoever runs out of time joins the same turn again. Believed: one writes at a time, and the result of a turn is the
-    same for all; for all who live, where the scope is not one run's own. Where it is (`lasting`), those who have had all
-    their turns close their sessions, which must take nothing from the others. What a turn came to is told once
-    to a party that gives up, so that answer is not among those lost.
+    same for all; for all who live, where the scope is not one run's own. Where it is (`lasting`), those who have had
+    all their turns close their sessions, which must take nothing from the others. What a turn came to is told once to a
+    party that gives up, so that answer is not among those lost.
     """
 
     certain = ("leave",)
