@@ -41,6 +41,7 @@ SWEEP_S = 86400.0  # how long a run's scope lies unused before a later run remov
 SCAN_S = 1.0  # how long what was seen of all ranks is believed; longer where looking takes long
 _SHARE = 20  # at most this part of the time is spent looking at the ranks
 _MEMORY = "/dev/shm"
+_ROOM_BYTES = 2**30  # containers often have 64 MB there
 _RESTART = "TORCHELASTIC_RESTART_COUNT"
 _AGENTS = (_RESTART, "PMI_RANK")  # set by launchers whose parent process serves one run
 
@@ -103,14 +104,22 @@ def below(url: str, part: str) -> str:
 
 def _private_directory() -> Path:
     """A directory of this user's own in memory, or where temporary files are."""
-    home = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else tempfile.gettempdir()
-    path = Path(home, f"interlock-{os.geteuid()}")
+    path = Path(_MEMORY if _roomy(_MEMORY) else tempfile.gettempdir(), f"interlock-{os.geteuid()}")
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise Unavailable(f"{path} is not a directory that only this user can write; remove it", scope="job://")
     return path
+
+
+def _roomy(path: str) -> bool:
+    """Whether large results fit as well; by its size, not by what is free, so that all ranks come to the same answer."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return False
+    return os.access(path, os.W_OK | os.X_OK) and found.f_blocks * found.f_frsize >= _ROOM_BYTES
 
 
 def sweep(base: Path) -> None:
