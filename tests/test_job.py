@@ -121,6 +121,40 @@ def test_old_scopes_are_swept_unless_somebody_lives_there(memory: Path) -> None:
         assert sorted(os.listdir(memory / "jobs")) == ["alive", "young"]
 
 
+def _share(rank: int) -> None:
+    with interlock.connect("job://", rank=rank, size=2) as session:
+        session.single("a", lambda: "x" * 200_000)
+        session.barrier("end").wait(60)
+    job.leave_runs()
+
+
+def test_the_last_to_end_removes_the_scope(memory: Path) -> None:
+    """A run whose ranks have all come and gone leaves nothing behind, large results included."""
+    ranks = [RANKS.Process(target=_share, args=(rank,)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+        assert process.exitcode == 0
+    assert os.listdir(memory / "jobs") == []
+
+
+def test_a_run_that_was_killed_is_swept_by_the_next(memory: Path) -> None:
+    """All its ranks were there and are dead, so nobody can come for what it left."""
+    for rank in range(2):
+        rank_of(2, rank, die).join()
+    (left,) = os.listdir(memory / "jobs")
+    job.sweep(memory / "jobs")
+    assert os.listdir(memory / "jobs") == [], left
+
+
+def test_a_run_is_not_over_before_all_ranks_came(memory: Path) -> None:
+    """What the first of two ranks left when it ended is there for the other one."""
+    rank_of(2, 0, lambda session: (session.close(), job.leave_runs())).join()
+    job.sweep(memory / "jobs")
+    assert len(os.listdir(memory / "jobs")) == 1
+
+
 # -- who lives
 
 RANKS = multiprocessing.get_context("fork")

@@ -161,8 +161,8 @@ class Store(Protocol):
     def open_session(self, holder: Holder, ttl_s: float) -> str:
         """Begin a session of this process and return its id; it lives until closed or the process dies."""
 
-    def close_session(self, session: str) -> None:
-        """End a session that has left every record."""
+    def close_session(self, session: str, *, forget: bool = True) -> None:
+        """End a session that has left every record; not to `forget` it leaves it behind as one that is dead."""
 
     def alive(self, session: str) -> Liveness:
         """Whether a session lives, with proof. Takes nothing."""

@@ -2,8 +2,9 @@
 if it died before anybody met it.
 
 Where it is: ranks of one node meet in memory (``/dev/shm``, else the temporary directory), ranks of several nodes in a
-directory all of them see ($INTERLOCK_URL, else the user's state directory). What one run leaves behind is removed by a
-later one, a day after it was last written, if none of its ranks lives.
+directory all of them see ($INTERLOCK_URL, else the user's state directory). It is removed when all ranks have come and
+all have ended, by the last one, or by the next run. Otherwise a later run removes it a day after it was last written,
+if nobody lives there.
 
 Which run it is: what the launcher tells (`world.run_name`); where it tells nothing, ranks of one node are one run if
 they have one parent process, or one `multiprocessing` family. Where that may be a run that cannot be told from an
@@ -19,6 +20,7 @@ Layer: above the stores; `session` opens it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import stat
@@ -114,7 +116,7 @@ def _private_directory() -> Path:
 
 
 def _roomy(path: str) -> bool:
-    """Whether large results fit as well; by its size, not by what is free, so that all ranks come to the same answer."""
+    """Whether large results fit too; by its size, not by what is free, so that all ranks come to one answer."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -123,11 +125,20 @@ def _roomy(path: str) -> bool:
 
 
 def sweep(base: Path) -> None:
-    """Remove the scopes of runs that ended: unused for a day, and no rank alive."""
+    """Remove the scopes of runs that ended."""
     for old in base.iterdir():
         with suppress(Exception):  # whatever cannot be judged stays
-            if time.time() - _touched(old) > SWEEP_S and not _inhabited(old):
+            if (_over(old.as_uri()) or time.time() - _touched(old) > SWEEP_S) and not _inhabited(old):
                 shutil.rmtree(old)
+
+
+def _over(url: str) -> bool:
+    """Whether all ranks of a run have come and ended."""
+    store = open_store(below(url, "ranks"))
+    lives = [store.alive(session) for session in store.sessions()]
+    ranks = {life.holder.rank for life in lives if life.holder is not None}
+    sizes = {life.holder.size or 0 for life in lives if life.holder is not None}
+    return bool(sizes) and ranks >= set(range(max(sizes))) and all(life.state == "dead" for life in lives)
 
 
 def _touched(path: Path) -> float:
@@ -147,7 +158,7 @@ class Roster:
         self.unique = unique
         self._store: Store = open_store(below(url, "ranks"))
         self._born = 0.0 if unique else _born()
-        self._joined = False
+        self._me: str | None = None
         self._joining = threading.Lock()
         self._seen: dict[str, list[Liveness]] = {}
         self._believed_until = 0.0
@@ -158,9 +169,17 @@ class Roster:
     def join(self, holder: Holder) -> None:
         """Be known as a rank until this process ends. Once is enough in a process."""
         with self._joining:
-            if not self._joined:
-                self._store.open_session(holder, 0)
-                self._joined = True
+            if self._me is None:
+                self._me = self._store.open_session(holder, 0)
+
+    def leave(self) -> None:
+        """End in good order: be known as one who ended, and if all have, remove the scope."""
+        with self._joining:
+            if self._me is not None:
+                self._store.close_session(self._me, forget=False)
+                path = Path(unquote(urlsplit(self._url).path))
+                if self._url.startswith("file://") and _over(self._url) and not _inhabited(path):
+                    shutil.rmtree(path)
 
     def alive(self, label: str) -> Liveness:
         """Whether a rank lives: dead only if every process that was known as it has ended.
@@ -180,8 +199,9 @@ class Roster:
             life = self._store.alive(session)
             holder = life.holder
             if holder is not None and holder.rank is not None and holder.since >= self._born:
+                known = life._replace(holder=dataclasses.replace(holder, note=""))
                 for label in (str(holder.rank), holder.note):
-                    seen.setdefault(label, []).append(life)
+                    seen.setdefault(label, []).append(known)
         now = time.monotonic()
         self._seen, self._believed_until = seen, now + max(SCAN_S, _SHARE * (now - began))
 
@@ -192,6 +212,13 @@ _rosters: dict[str, Roster] = {}
 def roster(url: str, unique: bool) -> Roster:
     """The one roster of this process for a scope."""
     return _rosters.get(url) or _rosters.setdefault(url, Roster(url, unique))
+
+
+def leave_runs() -> None:
+    """Have this process, which ends, leave its runs."""
+    for members in list(_rosters.values()):
+        with suppress(Exception):  # what stays behind is swept later
+            members.leave()
 
 
 if hasattr(os, "register_at_fork"):

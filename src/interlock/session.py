@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import sys
 import threading
 import time
 import weakref
@@ -380,6 +381,8 @@ def _end_idle_sessions() -> None:
         if not session._holds:
             with contextlib.suppress(InterlockError):
                 session.close()
+    if "interlock.job" in sys.modules:
+        sys.modules["interlock.job"].leave_runs()
 
 
 def _own_nothing_in_child() -> None:

@@ -46,12 +46,13 @@ class Sessions:
                 os.unlink(temporary, dir_fd=space.sessions)
                 raise
 
-    def end(self, space: Space, session: str) -> None:
-        """Remove the session's file and let its lock go."""
+    def end(self, space: Space, session: str, forget: bool) -> None:
+        """Let the session's lock go, and remove its file if it is to be forgotten."""
         fd, _ = self._mine.pop(session, (-1, None))
         if fd >= 0:
             try:
-                self.forget(space, session)
+                if forget:
+                    self.forget(space, session)
             finally:
                 os.close(fd)
 

@@ -312,8 +312,8 @@ class FileStore:
         self._sessions.begin(self._current(), session, holder)
         return session
 
-    def close_session(self, session: str) -> None:
-        self._sessions.end(self._opened(), session)
+    def close_session(self, session: str, *, forget: bool = True) -> None:
+        self._sessions.end(self._opened(), session, forget)
 
     def alive(self, session: str) -> Liveness:
         try:

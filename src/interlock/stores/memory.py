@@ -36,6 +36,7 @@ class MemoryStore:
         self._mutex = threading.RLock()  # a forgotten session may end in the middle of anything
         self._records: dict[str, tuple[Machine, Any, int]] = {}
         self._sessions: dict[str, Holder] = {}
+        self._ended: dict[str, Holder] = {}
         self._parked: dict[Ticket, threading.Event] = {}
         self._floor = 0
         self.attachments = os.path.join(_scratch(), os.urandom(8).hex())
@@ -69,22 +70,25 @@ class MemoryStore:
             self._sessions[session] = holder
         return session
 
-    def close_session(self, session: str) -> None:
+    def close_session(self, session: str, *, forget: bool = True) -> None:
         with self._mutex:
-            self._sessions.pop(session, None)
+            holder = self._sessions.pop(session, None)
+            if holder is not None and not forget:
+                self._ended[session] = holder
 
     def alive(self, session: str) -> Liveness:
         holder = self._sessions.get(session)
         if holder is None:
-            return Liveness("dead", f"session {session} was closed")
+            return Liveness("dead", f"session {session} was closed", self._ended.get(session))
         return Liveness("alive", f"session {session} is open in this process", holder)
 
     def sessions(self) -> Iterator[str]:
         with self._mutex:
-            return iter(list(self._sessions))
+            return iter([*self._sessions, *self._ended])
 
     def forget_session(self, session: str) -> None:
         self.close_session(session)
+        self._ended.pop(session, None)
 
     def records(self, prefix: str = "") -> Iterator[Stored]:
         with self._mutex:
