@@ -1,4 +1,4 @@
-"""The run of examples/null_distributions: a kill loses nothing, a second run computes nothing, the verdict can fail."""
+"""The run of examples/null_distributions.py: a kill loses nothing, a second run computes nothing, the verdict can fail."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 
 from interlock.entries import Note
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "null_distributions"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GOOD = "VERDICT: good. Every analysis has its result, and no null distribution was lost, damaged or computed twice."
 
 
 def run(out: Path, *options: str) -> str:
     """What a small run says, which must be good."""
-    command = [sys.executable, str(EXAMPLE / "null_distributions.py"), "--quick", "--out", str(out), *options]
+    command = [sys.executable, str(EXAMPLES / "null_distributions.py"), "--quick", "--out", str(out), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
@@ -88,13 +88,13 @@ def test_p_values_are_those_of_copairs(tmp_path: Path, example: ModuleType) -> N
 @pytest.fixture
 def example() -> Iterator[ModuleType]:
     """The example's main module, imported as a script imports its neighbours."""
-    sys.path.insert(0, str(EXAMPLE))
+    sys.path.insert(0, str(EXAMPLES))
     try:
         import null_distributions
 
         yield null_distributions
     finally:
-        sys.path.remove(str(EXAMPLE))
+        sys.path.remove(str(EXAMPLES))
 
 
 def told(**changes: Any) -> SimpleNamespace:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import glyphs
 import numpy as np
-from glyphs import Glyphs
 from numpy.typing import NDArray
+from typefaces import glyphs
+from typefaces.glyphs import Glyphs
 
 from interlock.compat.copairs import get_null_dists
 from interlock.entries import Note

@@ -1,7 +1,7 @@
 """A significance run by eight workers that need the same null distributions; one of them is killed in the middle.
 
-    python examples/null_distributions/null_distributions.py      # once, and then again
-    python examples/null_distributions/null_distributions.py --help
+    python examples/null_distributions.py      # once, and then again
+    python examples/null_distributions.py --help
 
 Each worker does its share of 88 analyses (see `glyphs`) as a task of a cluster job would: a process of its own, with
 one processor, that knows nothing of the others. The null distributions are in a cache that all share, so that each is
@@ -26,10 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import glyphs
 import numpy as np
-import report
-from glyphs import Glyphs
+from typefaces import glyphs, report
+from typefaces.glyphs import Glyphs
 
 import interlock
 from interlock.compat.copairs import cache_of, get_null_dists
