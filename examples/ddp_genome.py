@@ -186,7 +186,7 @@ def judge(reports: Sequence[Report], workers: int, builds: int, accuracy: float,
     built, numbers = sum(reader.built for reader in readers), [*range(-1, workers)]
     wanted = {
         f"the database was built {built} times, not {builds}": built == builds,
-        "a process did not read, or not always the same": all(
+        "a reader is missing, or came twice": all(
             [reader.worker for reader in report.readers] == numbers for report in reports
         ),
         "a process read what another one had opened": all(reader.pid == reader.opener for reader in readers),

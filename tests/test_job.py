@@ -199,7 +199,7 @@ def test_a_writer_that_ends_before_it_came_is_missed() -> None:
     """Those who wait for the rank that is to write get `OwnerDied`."""
     with interlock.connect("job://", rank=0, size=2) as session:
         rank_of(2, 1, die)
-        with pytest.raises(interlock.OwnerDied, match="rank 1 died"):
+        with pytest.raises(interlock.OwnerDied, match="rank 1 is gone"):
             session.single("index", pytest.fail, writer=1, timeout=60)
 
 

@@ -133,7 +133,7 @@ def write(path: str, value: Encoded, *, key: str, by: str = "", seconds: float =
         with suppress(OSError):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = path, None
+            raise OSError(error.errno, error.strerror, path) from error
         raise
     _remember(path, mark, note)
     return note, mark

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock import values
 from interlock.abc import Outcome, Store
-from interlock.errors import InterlockError, RecordInvalid
+from interlock.errors import InterlockError, RecordInvalid, Unavailable
 
 if TYPE_CHECKING:
     from interlock.codecs import Buffer
@@ -32,7 +32,7 @@ _TEXT_BYTES = 128 * 1024  # of the whole text inside the record
 def pack(value: Any, store: Store, name: str, turn: int) -> str:
     """The text of a value, and files for what is large in it.
 
-    Raises: TypeError: it cannot travel. OSError: the disk is full. No file is left behind then.
+    Raises: TypeError: it cannot travel. Unstored: the disk is full, say (definite). No file is left behind then.
     """
     written: list[str] = []
 
@@ -53,7 +53,10 @@ def pack(value: Any, store: Store, name: str, turn: int) -> str:
 
         file = f"{prefix(name)}-{turn}-{os.urandom(6).hex()}"
         written.append(os.path.join(store.attachments, file))
-        entries.write(written[-1], encoded, key=name)
+        try:
+            entries.write(written[-1], encoded, key=name)
+        except OSError as error:
+            raise Unstored(f"the result of {name!r} cannot be stored: {error}", name=name, scope=store.url) from error
         return file
 
     try:
@@ -69,7 +72,8 @@ def pack(value: Any, store: Store, name: str, turn: int) -> str:
 
 
 def unpack(text: str, store: Store) -> Any:
-    """The value of a text. Raises `Missing` if one of its files is gone, `RecordInvalid` if one is damaged."""
+    """The value of a text. Raises `Missing` if one of its files is gone, `RecordInvalid` if one is damaged,
+    `Unavailable` if one cannot be read now."""
 
     def beyond(told: dict[str, Any]) -> Any:
         from interlock import codecs
@@ -80,6 +84,10 @@ def unpack(text: str, store: Store) -> Any:
         return codecs.decode(told["codec"], payload)
 
     return values.decode(text, beyond)
+
+
+class Unstored(Unavailable):
+    """A result could not be stored, and is nobody's: whoever comes next makes it anew. Definite."""
 
 
 class Missing(InterlockError):
@@ -96,6 +104,8 @@ def _fetch(file: str, store: Store) -> Any:
         raise Missing(f"the result's file {path} is gone; forget the result to have it made anew") from None
     except entries.Damage as damage:
         raise RecordInvalid(f"the result's file {path} cannot be used: {damage}", path=path) from None
+    except OSError as error:
+        raise Unavailable(f"the result's file {path} cannot be read: {error}", scope=store.url) from error
 
 
 def result_of(outcome: Outcome, store: Store) -> Any:
@@ -134,7 +144,7 @@ def _all(store: Store) -> Iterator[tuple[str, str, int]]:
     """Path, prefix and turn of every attachment, of one that is being written too."""
     try:
         found = os.listdir(store.attachments)
-    except FileNotFoundError:
+    except OSError:  # there are none, or they cannot be tidied now
         return
     for file in found:
         mine, _, rest = file.removeprefix(".").partition("-")

@@ -14,6 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from interlock.errors import RemoteError
@@ -94,7 +95,7 @@ def _unpack(value: Any, beyond: Callable[[dict[str, Any]], Any] | None) -> Any:
 def encode_error(error: BaseException, by: str, limit: int = 16_000) -> str:
     """An error as text: its type, its arguments where they can travel, its message, its traceback, and by whom."""
     try:
-        args = encode(list(error.args))
+        args = encode(list(_args(error)))
         if len(args) > limit:
             raise TypeError
     except TypeError:
@@ -119,14 +120,17 @@ def decode_error(text: str) -> Exception:
         f"{told['name']}: {told['message']}", kind=f"{told['module']}.{told['name']}", traceback=told["traceback"]
     )
     note = f"raised by {told['by']}:\n{told['traceback'].rstrip()}"
-    remote.add_note(note)
     kind = getattr(sys.modules.get(told["module"]), told["name"], None)
-    if not (isinstance(kind, type) and issubclass(kind, Exception)):
-        return remote
-    try:
-        error = kind(*decode(told["args"]))
-    except Exception:
-        return remote
-    error.__cause__ = remote
+    error: Exception = remote
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        with suppress(Exception):  # its arguments may not be all it takes
+            error = kind(*decode(told["args"]))
     error.add_note(note)
     return error
+
+
+def _args(error: BaseException) -> tuple[Any, ...]:
+    """What makes the error anew; an error of the operating system keeps its files apart from its arguments."""
+    if isinstance(error, OSError) and error.filename is not None and len(error.args) == 2:
+        return (*error.args, error.filename, *(() if error.filename2 is None else (None, error.filename2)))
+    return error.args

@@ -102,9 +102,10 @@ def round_of_everything(session: interlock.Session, number: int) -> None:
     finally:
         for ticket in crowd:
             give_back(session, ticket)
-    once = interlock.Once(session, "once", timeout=5)
-    assert once.run(lambda: "x" * 9000) == "x" * 9000
-    once.forget()
+    for name, size in (("once", 9000), ("large", 90_000)):
+        once = interlock.Once(session, name, timeout=5)
+        assert once.run(lambda size=size: "x" * size) == "x" * size
+        once.forget()
     store.retire(f"new-{number}", LOCK)
 
 

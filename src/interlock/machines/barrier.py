@@ -280,7 +280,7 @@ def _death(parties: tuple[Party, ...], when: str, why: str) -> Broken:
 def _abort(record: Record, op: Abort) -> tuple[Record, Outcome]:
     if record.broken is not None:
         return record, Outcome("broken", record.broken)
-    after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted", absent(record)))
+    after, woken = _break(record, Broken(f"aborted: {op.reason}" if op.reason else "aborted"))
     after = _witnessed(after, op.session) if op.session else after
     return after, Outcome("broken", after.broken, unpark=woken)
 

@@ -164,7 +164,7 @@ class Fence(Named):
             outcome = self._outcome = yield from self._finish(ticket, error)
         try:
             if way_out and outcome.state == "died":
-                raise OwnerDied(f"rank {self.writer} died: it was to write for {self!r}", name=self.name)
+                raise OwnerDied(f"rank {self.writer} is gone, which was to write for {self!r}", name=self.name)
             if way_out:
                 self._result = results.result_of(outcome, self._session.store)
         finally:  # whoever has left the turn may find its files gone

@@ -121,8 +121,8 @@ class Once(Named):
         return outcome
 
     def _give_up(self, ticket: Ticket, error: BaseException) -> Script:
-        """Make the error everybody's; but work that was interrupted is for the next one to do."""
-        if not isinstance(error, Exception):
+        """Make the error everybody's; but work that was interrupted, or came to nothing, is for the next one to do."""
+        if not isinstance(error, Exception) or isinstance(error, results.Unstored):
             return (yield from leave(ticket, f"was interrupted ({type(error).__name__})"))
         text = values.encode_error(error, self._session.holder.describe())
         return (yield from conclude(Fail(ticket, text, self.keep)))

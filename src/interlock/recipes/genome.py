@@ -26,6 +26,7 @@ from typing import Any
 
 try:
     import gffutils
+    import gffutils.bins
     import pyfaidx  # noqa: F401 - so that a waiter knows its errors
 except ImportError as error:
     raise ImportError(f"{error}; genomes need: pip install 'interlock[genome]'") from error
@@ -40,6 +41,7 @@ from interlock.recipes._index import Index
 
 _DEFAULTS = {"merge_strategy": "create_unique"}  # an id is often on several lines: the parts of one CDS
 _REFUSED = ("data", "dbfn", "force", "from_string")  # options of gffutils.create_db that are not the caller's
+_MOST_BINS = 900  # of a region whose bins are looked up; SQLite takes 999 values in a query
 _KEPT = 100_000  # features, or thousands of bases, in the answers that a process keeps
 
 Types = str | tuple[str, ...] | None
@@ -173,8 +175,8 @@ class Genome:
         _check_interval(start, end)
 
         def look(database: Any) -> Iterable[Any]:
-            found = database.region(seqid=chromosome, start=start, end=end, featuretype=type)
-            return sorted(found, key=lambda row: row.file_order)
+            rows = database.conn.execute(*_overlapping(chromosome, start, end, type))
+            return (gffutils.Feature(**row) for row in rows)
 
         return self._list(("region", chromosome, start, end, type), look)
 
@@ -239,6 +241,19 @@ class Genome:
                 because of damage, starts from the annotation: updates are gone then.
         """
         _product.replace(self._database, partial(self._database.changed, fn), self.timeout)
+
+
+def _overlapping(chromosome: str, start: int, end: int, type: Types) -> tuple[str, list[Any]]:
+    """The query for a region. Every feature is filed under a bin, so that not all of the chromosome must be looked at, as
+    gffutils' own query does."""
+    clauses, values = ["seqid = ?", "start <= ?", "end >= ?"], [chromosome, end, start]
+    near = gffutils.bins.bins(start, end, one=False) if end <= gffutils.bins.MAX_CHROM_SIZE else ()
+    wanted = [type] if isinstance(type, str) else type
+    for column, among in (("bin", near if 0 < len(near) <= _MOST_BINS else None), ("featuretype", wanted)):
+        if among is not None:
+            clauses.append(f"{column} IN ({', '.join('?' * len(among))})")
+            values.extend(among)
+    return f"SELECT * FROM features WHERE {' AND '.join(clauses)} ORDER BY file_order", values
 
 
 def _feature(row: Any) -> Feature:
