@@ -244,8 +244,8 @@ class Genome:
 
 
 def _overlapping(chromosome: str, start: int, end: int, type: Types) -> tuple[str, list[Any]]:
-    """The query for a region. Every feature is filed under a bin, so that not all of the chromosome must be looked at, as
-    gffutils' own query does."""
+    """The query for a region. Every feature is filed under a bin, which spares it what gffutils' own query does, a look
+    at all of the chromosome."""
     clauses, values = ["seqid = ?", "start <= ?", "end >= ?"], [chromosome, end, start]
     near = gffutils.bins.bins(start, end, one=False) if end <= gffutils.bins.MAX_CHROM_SIZE else ()
     wanted = [type] if isinstance(type, str) else type
@@ -253,7 +253,7 @@ def _overlapping(chromosome: str, start: int, end: int, type: Types) -> tuple[st
         if among is not None:
             clauses.append(f"{column} IN ({', '.join('?' * len(among))})")
             values.extend(among)
-    return f"SELECT * FROM features WHERE {' AND '.join(clauses)} ORDER BY file_order", values
+    return f"SELECT * FROM features WHERE {' AND '.join(clauses)} ORDER BY rowid", values
 
 
 def _feature(row: Any) -> Feature:
