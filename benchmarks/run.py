@@ -1,4 +1,4 @@
-"""Measure interlock's file store and what stands on it beside other libraries, in one run, and say which targets it meets.
+"""Measure interlock beside other libraries, in one run, and say which targets it meets.
 
     python benchmarks/run.py                        every question, with a table for each
     python benchmarks/run.py contended handoff      only some
