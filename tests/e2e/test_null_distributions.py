@@ -1,4 +1,4 @@
-"""The run of examples/null_distributions.py: a kill loses nothing, a second run computes nothing, the verdict can fail."""
+"""The run of examples/null_distributions.py: a kill loses nothing, a second run computes nothing, verdicts can fail."""
 
 from __future__ import annotations
 
