@@ -13,8 +13,9 @@ import interlock
 
 STORES = ("memory", "file")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells leave it to what they start in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Shells have what they start in the background ignore these, and so would everything that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:
