@@ -20,7 +20,8 @@ from report import Target
 
 SIZES = {"100 B": 100, "100 kB": 100_000, "10 MB": 10_000_000}
 _KEYS = {100: 100, 100_000: 50, 10_000_000: 3}  # that a sample puts and gets
-_PASSES = 3
+_PASSES = 7
+_LARGE = 1_000_000  # bytes: these are removed at once, for their memory; to remove many small files slows the next peer
 _WARM_UP = "warm up"
 
 
@@ -55,7 +56,8 @@ def _sample(panel: Panel, peer: Peer, directory: str, length: int, keys: list[st
     [put_us] = together(1, _put, peer.attach, shared, length, keys)
     [(first_us, reopened_us, again_us)] = together(1, _get, peer.attach, shared, keys)
     panel.add(peer.name, first_us=first_us, reopened_us=reopened_us, again_us=again_us, put_us=put_us)
-    shutil.rmtree(directory)  # what is not needed any more need not be written to the disk either
+    if length >= _LARGE:
+        shutil.rmtree(directory)
 
 
 def _put(index: int, start: Start, attach: Callable[[str], Values], shared: str, length: int, keys: list[str]) -> float:

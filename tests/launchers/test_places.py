@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_srun_on_two_nodes(slurm: Slurm, journal: Journal, mpi: str) -> None:
 
 def test_a_batch_script_is_one_rank_and_its_step_are_many(slurm: Slurm, journal: Journal) -> None:
     """The script of a job with four tasks is alone; what it starts with srun is not."""
-    place = f"{' '.join(PLACE)} {journal.path}"
+    place = shlex.join((*PLACE, str(journal.path)))
     job = slurm.sbatch(f"{place} && srun {place}", "--nodes=2", "--ntasks=4")
     assert slurm.wait(job) == {"COMPLETED"}, slurm.output(job)
     assert journal.read()[0]["world"] == [0, 1, 0, 1, 0, "slurm", job]
@@ -47,7 +48,7 @@ def test_a_batch_script_is_one_rank_and_its_step_are_many(slurm: Slurm, journal:
 
 def test_an_array(slurm: Slurm, journal: Journal) -> None:
     """All tasks of an array belong to one job, each with its index."""
-    job = slurm.sbatch(f"{' '.join(PLACE)} {journal.path}", "--array=1-7:2")
+    job = slurm.sbatch(shlex.join((*PLACE, str(journal.path))), "--array=1-7:2")
     assert slurm.wait(job) == {"COMPLETED"}, slurm.output(job)
     assert worlds(journal) == [[0, 1, 0, 1, 0, "slurm", job]] * 4
     assert sorted(entry["job"] for entry in journal.read()) == [["slurm", job, n, 0, "interlock"] for n in (1, 3, 5, 7)]

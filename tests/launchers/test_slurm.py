@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def test_a_job_is_waited_for(slurm: Slurm, script: str, state: str) -> None:
 
 def test_a_requeued_job_runs_again(slurm: Slurm, journal: Journal) -> None:
     """A job that is requeued keeps its id, and is told that it was restarted."""
-    place = f"{' '.join(MODULE)} launchers.place {journal.path}"
+    place = shlex.join((*MODULE, "launchers.place", str(journal.path)))
     job = slurm.sbatch(f'{place}; [ -n "$SLURM_RESTART_COUNT" ] || sleep 1000')
     until(lambda: bool(journal.read()))
     slurm.requeue(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def check_in_time(journal: Journal, event: str) -> None:
 
 def test_a_requeued_job_has_a_scope_of_its_own(slurm: Slurm, journal: Journal, shared: str) -> None:
     """The ranks of a requeued job meet one another, and nothing that the stopped run of the same job left behind."""
-    startup = f"srun {' '.join(MODULE)} launchers.startup {journal.path}"
+    startup = shlex.join(("srun", *MODULE, "launchers.startup", str(journal.path)))
     script = f'{startup}; [ -n "$SLURM_RESTART_COUNT" ] || sleep 1000'
     job = slurm.sbatch(script, "--nodes=2", "--ntasks=4", INTERLOCK_URL=shared)
     until(lambda: ranks(journal.read("started")) == RANKS, situation=lambda: slurm.output(job))
@@ -183,9 +184,9 @@ def test_an_array_does_nothing_twice(slurm: Slurm, shared: str, tmp_path: Path) 
     """Eight tasks that want one index make it once; submitted again, neither that nor their own work is done again."""
 
     def work(name: str) -> str:
-        return f"{' '.join(MODULE)} interlock run {name} --skip-if-done -- sh -c 'echo {name} >> {tmp_path}/log'"
+        return f'"{MODULE[0]}" -m interlock run "{name}" --skip-if-done -- sh -c "echo {name} >> {tmp_path}/log"'
 
-    script = f"{work('index')} && {work('task-$SLURM_ARRAY_TASK_ID')}".replace("'", '"')
+    script = f"{work('index')} && {work('task-$SLURM_ARRAY_TASK_ID')}"
     for _ in range(2):
         job = slurm.sbatch(script, "--array=0-7", INTERLOCK_URL=shared)
         assert slurm.wait(job) == {"COMPLETED"}, slurm.output(job)
