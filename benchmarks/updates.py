@@ -80,8 +80,9 @@ def _sample(panel: Panel, peer: Peer, count: int, effort: Effort) -> None:
 def _update(index: int, start: Start, attach: Callable[[str], Update], path: str, seconds: float) -> tuple[int, int]:
     """The updates that count, and all that were made."""
     update = attach(path)
+    update(_one_more)  # opens whatever it needs, which is not measured
     window = start(seconds)
-    counted = every = 0
+    counted, every = 0, 1
     while window.open():
         asked = clock()
         update(_one_more)

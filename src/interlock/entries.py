@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 from interlock.codecs import Buffer, Encoded
 
-MAPPED_FROM = 256 * 1024  # bytes; smaller values are read
+MAPPED_FROM = 16 * 1024  # bytes; smaller values are read
 MAPS = 256  # at one time: each holds a descriptor
 _VERSION = 1
 _TAIL = b"interlock entry %d %%08d %%08x\n" % _VERSION

@@ -2,7 +2,7 @@
 
 Only values that nobody can change are kept: text, bytes, numbers and read-only arrays. A kept value is valid for as
 long as its file has the same stamp. What is kept is bounded; the oldest goes first. A kept mapping holds its file's
-space on the disk even if the file was removed since: mappings weigh a sixteenth of their size, and at least a megabyte.
+space on the disk even if the file was removed since: mappings weigh a sixteenth of their size, and at least 64 kB.
 
 Layer: under `cache`.
 """
@@ -19,7 +19,7 @@ from interlock.entries import Entry
 
 WEIGHT = 64 * 1024 * 1024  # bytes of memory for the kept values of one cache
 _OVERHEAD = 512  # bytes for the smallest
-_MAPPING = 1024 * 1024
+_MAPPING = 64 * 1024
 _UNCHANGING = {str, bytes, int, float, bool, type(None)}
 
 
