@@ -122,6 +122,7 @@ def test_abort_breaks_it_with_a_reason(connect: Connect, background: Background)
     with pytest.raises(interlock.BrokenBarrier, match="no more data") as caught:
         waiting.result()
     assert "no more data" in caught.value.reason
+    assert list(caught.value.missing) == []  # who has not come yet is not to blame
     assert one.barrier("a", 3).broken
     assert one.barrier("a", 3).waiting == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -195,3 +196,15 @@ def test_whoever_would_keep_a_result_gets_one_that_is_not_kept(connect: Connect,
     go.set()
     assert [worker.result(), waiting.result()] == [True, True]
     assert one.store.read("a") is None
+
+
+def test_an_error_of_the_system_keeps_its_files(connect: Connect) -> None:
+    """Everybody is told which file it was about, or which two."""
+    one, two = connect(), connect()
+    for name, fn in (("a", lambda: os.stat("/no/genome")), ("b", lambda: os.rename("/no/a", "/no/b"))):
+        with pytest.raises(FileNotFoundError) as own:
+            one.once(name, fn)
+        with pytest.raises(FileNotFoundError) as told:
+            two.once(name, pytest.fail)
+        assert str(told.value) == str(own.value)
+        assert told.value.filename == own.value.filename
