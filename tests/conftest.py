@@ -11,7 +11,7 @@ import pytest
 
 import interlock
 
-STORES = ("memory", "file")
+STORES = ("memory", "file", "claims")
 
 # Shells have what they start in the background ignore these, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +27,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty scope, once for every store."""
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
-    return f"file://{tmp_path}/space"
+    return f"file://{tmp_path}/space" + ("?primitive=claims" if request.param == "claims" else "")
 
 
 @pytest.fixture

@@ -128,6 +128,14 @@ class Liveness(NamedTuple):
     proof: str
     holder: Holder | None = None
 
+    @property
+    def status(self) -> str:
+        """The state as people are told of it: ACTIVE, STALE (proved to be over, may be cleared) or UNKNOWN."""
+        return STATUS[self.state]
+
+
+STATUS = {"alive": "ACTIVE", "dead": "STALE", "unknown": "UNKNOWN"}
+
 
 class Stored(NamedTuple):
     """A record as read without any lock: its name, kind, version and JSON text."""

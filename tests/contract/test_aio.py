@@ -268,7 +268,10 @@ def test_cancelling_leaves_nothing_behind(url: str, kind: str) -> None:
     """However far a task has come when it is cancelled, nothing of it holds or waits afterwards."""
 
     async def cancelled(steps: int) -> None:
-        async with sessions(f"{url}{steps}", 2) as (one, _):
+        async with sessions(url.replace("space", f"space{steps}") if "space" in url else f"{url}{steps}", 2) as (
+            one,
+            _,
+        ):
             task = asyncio.create_task(USES[kind](one))
             for _ in range(steps):
                 await asyncio.sleep(0)

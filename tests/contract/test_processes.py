@@ -15,7 +15,7 @@ import interlock
 from contract import peer
 from contract.conftest import standing, until
 from contract.peer import METHODS, Peer
-from interlock.stores.file import REPOLL_S
+from interlock.stores._waiting import REPOLL_S
 
 Peers = Callable[..., Peer]
 ROUNDS = 40

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from interlock.stores.file import OPEN_FILES
+from interlock.stores._locked import OPEN_FILES
 
 
 @pytest.mark.parametrize("name", ["", "x" * 10_000, "a\0b", None, 7, b"bytes"])

@@ -19,7 +19,7 @@ from interlock.machines.admission import LOCK, Acquire
 from interlock.stores._kernel_lock import PRIMITIVES
 from interlock.stores._shelf import LEAP, RETIRED
 from interlock.stores._space import file_name
-from interlock.stores.file import CHECK_S
+from interlock.stores._locked import CHECK_S
 
 
 def record(tmp_path: Path, name: str = "name") -> Path:
@@ -60,7 +60,9 @@ def test_takers_race_with_a_remover(file_url: str, deaths: bool) -> None:
         takers = [fork(take) for _ in range(4)]
         remover = fork(remove)
         while deaths and board[done] < 4 and board[inside] < 2:
-            time.sleep(random.uniform(0, 0.03))
+            before = board[removed]
+            eventually(lambda seen=before: board[removed] > seen or board[done] == 4 or board[inside] > 1)
+            time.sleep(random.uniform(0, 0.01))
             kill(remover)
             remover = fork(remove)
         assert [wait(pid) for pid in takers] == [0] * 4
@@ -345,7 +347,7 @@ def test_a_stopped_creator_holds_up_nobody_beyond_their_time_out(file_url: str) 
         started = time.monotonic()
         with pytest.raises(interlock.AcquireTimeout):
             session.lock("newer").acquire(timeout=0.2)
-        session.store._files.clear()  # type: ignore[attr-defined]
+        session.store._records._files.clear()  # type: ignore[attr-defined]
         session.lock("old").acquire(timeout=5).release()
         assert time.monotonic() - started < 5
         kill(creator)
@@ -357,7 +359,7 @@ def test_a_remover_does_not_wait_for_itself(file_url: str, tmp_path: Path, monke
     """A cleaner that takes the record away in the middle of `retire` does not make it wait for its own lock."""
     with interlock.connect(file_url) as session:
         session.lock("name").acquire().release()
-        session.store._files.clear()  # type: ignore[attr-defined]
+        session.store._records._files.clear()  # type: ignore[attr-defined]
         read = type(session.store).read
 
         def read_and_clean(store: object, name: str) -> object:

@@ -74,10 +74,11 @@ def locate(raw: bytes) -> tuple[int, int, int, int]:
     return found
 
 
-def read_line(fd: int, raw: bytes) -> tuple[int, int, bytes]:
-    """Version, offset and checked bytes of the current line; `raw` is the first page, read before."""
+def read_line(fd: int | None, raw: bytes) -> tuple[int, int, bytes]:
+    """Version, offset and checked bytes of the current line; `raw` is the first page, read before, or without a
+    descriptor the whole file."""
     version, at, length, crc = locate(raw)
-    line = raw[at : at + length] if at + length <= len(raw) else os.pread(fd, length, at)
+    line = raw[at : at + length] if fd is None or at + length <= len(raw) else os.pread(fd, length, at)
     if len(line) != length or zlib.crc32(line, version & 0xFFFFFFFF) != crc:
         raise Damage(f"version {version} does not match its checksum")
     return version, at, line

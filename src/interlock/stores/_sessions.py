@@ -27,14 +27,14 @@ class Sessions:
     def __init__(self) -> None:
         self._mine: dict[str, tuple[int, Holder]] = {}
 
-    def begin(self, space: Space, session: str, holder: Holder) -> None:
+    def begin(self, space: Space, session: str, holder: Holder, ttl_s: float = 0.0) -> None:
         """Make the session's file, locked from the start."""
         temporary = f".{session}"
         with reaching(os.path.join(space.path, "sessions")):
             fd = space.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, space.sessions)
             self._mine[session] = fd, holder  # before it is locked: a child forked meanwhile closes its copy
             try:
-                if not space.primitive.try_lock(fd):
+                if not space.lock.try_lock(fd):
                     raise OSError(errno.EWOULDBLOCK, "a fresh file is locked")
                 content = holder.to_json().encode() + b"\n"
                 if os.write(fd, content) != len(content):
@@ -86,7 +86,7 @@ class Sessions:
             return Liveness("unknown", f"its session file cannot be looked at ({error})")
         try:
             holder = _holder(os.pread(fd, 65536, 0))
-            if space.primitive.held_by_other(fd):
+            if space.lock.held_by_other(fd):
                 return Liveness("alive", "the kernel lock of its session file is held", holder)
             if os.fstat(fd).st_nlink == 0:
                 return Liveness("unknown", "it was closed just now", holder)

@@ -129,7 +129,7 @@ class Shelf:
 
     def _locked_content(self, filed: str, fd: int | RecordInvalid | None) -> Stored | RecordInvalid | None:
         """The content under the record's kernel lock, which lasts until the descriptor is closed."""
-        if isinstance(fd, int) and not _kernel_lock.acquire(self._space.primitive, fd, time.monotonic() + REACH_S):
+        if isinstance(fd, int) and not _kernel_lock.acquire(self._space.lock, fd, time.monotonic() + REACH_S):
             raise Unavailable(f"the record {self.path(filed)} is locked by another process", scope=self._url)
         return self._content(filed, fd)
 

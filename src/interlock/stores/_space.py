@@ -2,12 +2,14 @@
 
 Layout::
 
-    settings.json     schema and kernel-lock primitive, pinned for every host; its own kernel lock is the space's lock
+    settings.json     schema and way of locking, pinned for every host; its own kernel lock is the space's lock
     floor             tokens given out by records that were removed since; new records start above it
     wake              wake-up words, mapped by every process of a host
     audit.log         one line for every forced action
-    records/          one file per name: a readable part of the name, then a hash that tells any two names apart
-    sessions/         one file per session, its kernel lock held for as long as the session lives
+    records/          one file per name: a readable part of the name, then a hash that tells any two names apart;
+                      with claims one directory per name, and in it the versions of the record
+    sessions/         one file per session, its kernel lock held for as long as the session lives; with claims, its
+                      heartbeat
 
 Directories are 0700 and files 0600, or the group's when the space's directory is setgid.
 Layer: under `stores.file`.
@@ -24,11 +26,11 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable
-from interlock.stores import _futex, _kernel_lock, _record
+from interlock.errors import InterlockError, Mismatch, RecordInvalid, Unavailable, UnsafeMount
+from interlock.stores import _futex, _kernel_lock, _mount, _record
 from interlock.stores._kernel_lock import Primitive
 
 SCHEMA = 1
@@ -44,13 +46,18 @@ def file_name(name: str) -> str:
 
 
 class Space:
-    """An open space. Folders are held open, so that nothing planted later at their paths can redirect an open."""
+    """An open space. Folders are held open, so that nothing planted later at their paths can redirect an open.
 
-    def __init__(self, path: str, primitive: str | None, *, create: bool) -> None:
+    `primitive` is the kernel lock it is pinned to, None if it is pinned to claims.
+    """
+
+    def __init__(self, path: str, primitive: str | None, *, create: bool, local: bool = False) -> None:
         self.path = path
         self.renew_mutex()
         with reaching(path), ExitStack() as opened:
-            if create:
+            chosen = ""
+            if create and not os.path.exists(os.path.join(path, "settings.json")):
+                chosen = _mount.rule(path, primitive, _kernel_lock.DEFAULT, local=local)
                 _make_directory(path)
             self.root = _open_directory(path)
             opened.callback(os.close, self.root)
@@ -61,7 +68,7 @@ class Space:
             opened.callback(os.close, self.records)
             self.sessions = _open_directory("sessions", self.root)
             opened.callback(os.close, self.sessions)
-            self.primitive = self._settle_primitive(primitive, create)
+            self.primitive = self._settle_primitive(primitive, chosen, local)
             opened.pop_all()
 
     def close(self) -> None:
@@ -83,19 +90,53 @@ class Space:
             if self.group:
                 os.chmod(folder, 0o2770, dir_fd=self.root)
 
-    def _settle_primitive(self, wanted: str | None, create: bool) -> Primitive:
-        """The primitive pinned in the settings; the first opener pins its own choice."""
-        if create and not self._exists("settings.json"):
-            settings = {"schema": SCHEMA, "primitive": wanted or _kernel_lock.DEFAULT}
+    def _settle_primitive(self, wanted: str | None, chosen: str, local: bool) -> Primitive | None:
+        """The way of locking pinned in the settings, if it may be used here; the first opener pins its choice."""
+        if chosen and not self._exists("settings.json"):
+            self._try_out(chosen)
+            settings = {"schema": SCHEMA, "primitive": chosen} | ({"local": os.uname().nodename} if local else {})
             self.publish("settings.json", self.root, json.dumps(settings).encode() + b"\n", sync=True)
-        pinned = self._settings().get("primitive")
+        settings = self._settings()
+        pinned = settings.get("primitive")
         if wanted is not None and wanted != pinned:
             raise Mismatch(
                 f"the space {self.path} is pinned to {pinned} locks, not {wanted}; every host must use the same"
             )
-        if pinned not in _kernel_lock.PRIMITIVES:
+        if pinned != _mount.CLAIMS and pinned not in _kernel_lock.PRIMITIVES:
             raise Unavailable(f"the space {self.path} is pinned to {pinned} locks, which this system does not have")
-        return _kernel_lock.PRIMITIVES[pinned]
+        local = local or settings.get("local") == os.uname().nodename
+        _mount.rule(self.path, pinned, _kernel_lock.DEFAULT, local=local)
+        return _kernel_lock.PRIMITIVES.get(pinned)
+
+    def _try_out(self, chosen: str) -> None:
+        """Make sure, before it is pinned, that it excludes at least here, between two who open the same file."""
+        name, other = f".trial.{os.urandom(6).hex()}", f".trial.{os.urandom(6).hex()}"
+        primitive = _kernel_lock.PRIMITIVES.get(chosen)
+        first = second = -1
+        try:
+            first = self.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, self.root)
+            second = self.open(name, os.O_RDWR, self.root)
+            if primitive is None:
+                os.link(name, other, src_dir_fd=self.root, dst_dir_fd=self.root, follow_symlinks=False)
+                works = not _links_again(name, other, self.root)
+            else:
+                works = primitive.try_lock(first) and (primitive.per_process or not primitive.try_lock(second))
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK, errno.EINVAL):
+                raise
+            works = False
+        finally:
+            for fd in {first, second} - {-1}:
+                os.close(fd)
+            for leftover in (name, other):
+                with suppress(FileNotFoundError):
+                    os.unlink(leftover, dir_fd=self.root)
+        if not works:
+            raise UnsafeMount(
+                f"{chosen} locks do not work in {self.path} ({_mount.file_system(self.path)}): "
+                f"`interlock doctor {self.path}` measures what does",
+                path=self.path,
+            )
 
     def _settings(self) -> dict[str, Any]:
         path = os.path.join(self.path, "settings.json")
@@ -161,6 +202,12 @@ class Space:
                 except OSError:
                     pass
 
+    @property
+    def lock(self) -> Primitive:
+        """The kernel lock, where it is known that the space is pinned to one."""
+        assert self.primitive is not None
+        return self.primitive
+
     @contextmanager
     def locked(self, deadline: float | None = None) -> Iterator[None]:
         """Hold the space's own lock: whoever adds or removes a record file does."""
@@ -170,7 +217,7 @@ class Space:
             with reaching(os.path.join(self.path, "settings.json")):
                 fd = self.open("settings.json", os.O_RDWR, self.root)
                 try:
-                    if not _kernel_lock.acquire(self.primitive, fd, deadline):
+                    if not _kernel_lock.acquire(self.lock, fd, deadline):
                         raise self._busy()
                     yield
                 finally:
@@ -250,6 +297,15 @@ def _open_directory(path: str, parent: int | None = None) -> int:
     if parent is not None:
         flags |= getattr(os, "O_NOFOLLOW", 0)
     return os.open(path, flags, dir_fd=parent)
+
+
+def _links_again(name: str, taken: str, directory: int) -> bool:
+    """Whether a hard link takes a name that is taken already."""
+    try:
+        os.link(name, taken, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _link(temporary: str, name: str, directory: int) -> None:

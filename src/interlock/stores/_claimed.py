@@ -1,0 +1,295 @@
+"""Records without kernel locks: every version of a record is a file of its own, claimed by a hard link.
+
+For mounts whose kernel locks exclude nobody on other hosts. Nothing is ever locked, so nobody can die holding a lock:
+
+1. A record is a directory, its newest version the file with the largest number. A version never changes.
+2. A step reads version n, writes its successor beside it, and links that as n + 1. A link does not replace: of all who
+   read n one succeeds, and the others read again. So a write happens only to the version that was read.
+3. The last `KEPT` versions stay, and older names are removed. Whoever slept since long ago may thereby find its number
+   free again: so who has linked looks once more, and if the versions from its own to the newest are not all there, it
+   linked into the past: it takes that back, and asks again. Nobody is misled meanwhile, as the newest stays the newest.
+4. Giving back always writes a version, so that a request sent earlier and linked late finds its number taken.
+5. A record's numbers go on for ever. One that is removed becomes `VOID`: it says nothing but the floor of later tokens.
+
+Whether an answer was lost (the error of a network file system says neither yes nor no) is found out by reading what
+stands at that number: a mark tells one's own. What breaks it: a mount where a link replaces a name or is not seen by
+the next listing, which `interlock doctor` measures; more than `KEPT` writes during the listing of some 20 names.
+
+Layer: under `stores.file`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from interlock.abc import Evict, Leave, Machine, Outcome, Stored
+from interlock.errors import Mismatch, OutcomeUnknown, RecordInvalid, Unavailable
+from interlock.stores._envelope import prefix, unseal
+from interlock.stores._heartbeat import Heartbeats
+from interlock.stores._record import HEADER, LIMIT_BYTES, Damage, header, invalid, read_line
+from interlock.stores._space import Space, file_name, reaching
+from interlock.stores._waiting import Waiting
+
+VOID = "void"
+LEAP = 1 << 32  # tokens skipped for each version of a record that is lost, and its last token with it
+KEPT = 8  # versions that stay before the newest
+LEFT_S = 3600.0  # a draft this much older than a new one was left by somebody who died
+_GIVING_BACK = (Leave, Evict)
+_DIGITS = 16
+_LONGEST_PAUSE_S = 0.05
+
+
+class ClaimedRecords:
+    """The records of a space as this process uses them."""
+
+    def __init__(self, space: Space, url: str, waiting: Waiting, sessions: Heartbeats) -> None:
+        self._space = space
+        self._url = url
+        self._waiting = waiting
+        self._sessions = sessions
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def path(self, filed: str) -> str:
+        return os.path.join(self._space.path, "records", filed)
+
+    def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome | None:
+        """One step of a machine; None if somebody removed the space."""
+        filed, pause, earlier = file_name(name), 0.001, None
+        ticket = getattr(op, "ticket", None)
+        if ticket is not None and type(op) is not Leave:
+            self._sessions.demand(ticket.session)
+        word = None if ticket is None else self._waiting.word(ticket)
+        while not self._space.removed():
+            with reaching(self.path(filed)):
+                folder = self._folder(filed)
+                try:
+                    version, record = self._decoded(name, machine, folder)
+                    after, outcome = machine.apply(record, op)
+                    if outcome.state == "gone" and earlier is not None:
+                        return earlier  # what this very call did before others went on
+                    if after is record and type(op) not in _GIVING_BACK:
+                        self._waiting.note(op, outcome, word)
+                        return outcome
+                    line = b"%b%b}\n" % (prefix(name, machine.kind), machine.encode(after).encode())
+                    settled = self._claim(folder, version + 1, line)
+                finally:
+                    os.close(folder)
+            if settled:
+                self._waiting.note(op, outcome, word)
+                return outcome
+            if settled is None:
+                earlier = outcome
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._contended(name, filed, earlier)
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+        return None
+
+    def _folder(self, filed: str, *, create: bool = True) -> int:
+        """The record's directory, opened afresh, so that a network file system looks afresh."""
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            return os.open(filed, flags, dir_fd=self._space.records)
+        except FileNotFoundError:
+            if not create:
+                raise
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            raise invalid(self.path(filed), "it is not a directory", scope=self._url) from None
+        with suppress(FileExistsError):
+            os.mkdir(filed, 0o700, dir_fd=self._space.records)
+            if self._space.group:
+                os.chmod(filed, 0o2770, dir_fd=self._space.records)
+        return self._folder(filed, create=False)
+
+    def _decoded(self, name: str, machine: Machine, folder: int) -> tuple[int, Any]:
+        """The newest version and what it says; a name that nobody uses is a version too, and says so."""
+        try:
+            version, line = self._newest(folder)
+            found, kind, text = unseal(line or _void(name, 0))
+            if found != name:
+                raise Damage(f"it holds the record of {found!r}")
+            if kind == VOID:
+                return version, machine.initial(int(text))
+            if kind != machine.kind:
+                raise Mismatch.of_kind(name, kind, machine.kind, self._url)
+            return version, _sound(machine, text)
+        except Damage as damage:
+            raise invalid(self.path(file_name(name)), damage, name=name, scope=self._url) from None
+
+    def _newest(self, folder: int) -> tuple[int, bytes]:
+        """Number and line of the newest version; 0 and nothing if there is none."""
+        while True:
+            version = max(_versions(folder), default=0)
+            if not version:
+                return 0, b""
+            try:
+                content = self._read(folder, version)
+            except FileNotFoundError:  # others went on, and it is old by now
+                continue
+            found, _, line = read_line(None, content)
+            if found != version:
+                raise Damage(f"version {version} says that it is version {found}")
+            return version, line
+
+    def _read(self, folder: int, version: int) -> bytes:
+        fd = self._space.open(_numbered(version), os.O_RDONLY, folder)
+        try:
+            return os.pread(fd, LIMIT_BYTES + 2 * HEADER, 0)
+        finally:
+            os.close(fd)
+
+    def _claim(self, folder: int, version: int, line: bytes) -> bool | None:
+        """Make `line` that version: True if it is, False if others were first, None if they may have gone on since.
+
+        Raises: OutcomeUnknown: the file system tells neither. OSError: nothing was written.
+        """
+        if len(line) > LIMIT_BYTES:
+            raise Unavailable(f"a record would be larger than {LIMIT_BYTES} bytes", scope=self._url)
+        draft, mark = f".{os.urandom(8).hex()}", os.urandom(8).hex().encode() + b"\n"
+        content = header(version, HEADER, line) + line + mark
+        fd = self._space.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder)
+        try:
+            try:
+                if os.write(fd, content) != len(content):
+                    raise Unavailable(f"the disk took only a part of a record at {self._space.path}; nothing changed")
+                made = os.fstat(fd).st_mtime
+            finally:
+                os.close(fd)
+            if not self._link(folder, draft, version, content):
+                return False
+        finally:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=folder)
+        there = set(_versions(folder))
+        if not there.issuperset(range(version, max(there, default=0) + 1)):
+            with suppress(FileNotFoundError):
+                if self._read(folder, version) == content:
+                    os.unlink(_numbered(version), dir_fd=folder)
+            return None
+        self._tidy(folder, there, version, made)
+        return True
+
+    def _link(self, folder: int, draft: str, version: int, content: bytes) -> bool:
+        """Whether the draft is that version now. An answer can be wrong: a request that is sent twice finds itself."""
+        try:
+            os.link(draft, _numbered(version), src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            return True
+        except OSError as error:
+            try:
+                return self._read(folder, version) == content
+            except FileNotFoundError:
+                if isinstance(error, FileExistsError):  # taken, and removed by now
+                    return False
+                raise error from None
+            except OSError:
+                raise OutcomeUnknown(f"{self._space.path} does not answer ({error})", scope=self._url) from error
+
+    def _tidy(self, folder: int, there: set[int], version: int, made: float) -> None:
+        """Remove what is old, and drafts that nobody is at work on."""
+        for old in there:
+            if old < version - KEPT:
+                with suppress(OSError):
+                    os.unlink(_numbered(old), dir_fd=folder)
+        if version % 64 == 0:
+            for name in os.listdir(folder):
+                with suppress(OSError):
+                    if name.startswith(".") and os.stat(name, dir_fd=folder).st_mtime < made - LEFT_S:
+                        os.unlink(name, dir_fd=folder)
+
+    def _contended(self, name: str, filed: str, earlier: Outcome | None) -> Unavailable | OutcomeUnknown:
+        text = f"the record of {name!r} was written by others for the whole time: {self.path(filed)}"
+        return (Unavailable if earlier is None else OutcomeUnknown)(text, name=name, scope=self._url)
+
+    # -- looking and tidying
+
+    def look(self, filed: str) -> Stored | RecordInvalid | None:
+        """What a record says; None if nobody uses it."""
+        path = self.path(filed)
+        with reaching(path):
+            try:
+                folder = self._folder(filed, create=False)
+            except FileNotFoundError:
+                return None
+            except RecordInvalid as error:
+                return error
+            try:
+                version, line = self._newest(folder)
+                name, kind, text = unseal(line) if line else ("", VOID, "")
+            except Damage as damage:
+                return invalid(path, damage, scope=self._url)
+            except RecordInvalid as error:
+                return error
+            finally:
+                os.close(folder)
+        return None if kind == VOID else Stored(name, kind, version, text)
+
+    def all(self, prefix: str) -> Iterator[Stored | RecordInvalid]:
+        """What every record says whose name starts with `prefix`, and what is wrong with the others."""
+        with reaching(self._space.path):
+            found = sorted(os.listdir(self._space.records))
+        for filed in found:
+            content = None if filed.startswith(".") else self.look(filed)
+            if isinstance(content, RecordInvalid) or (content is not None and content.name.startswith(prefix)):
+                yield content
+
+    def retire(self, name: str, machine: Machine) -> bool:
+        """Make an idle record void."""
+        filed = file_name(name)
+        with reaching(self.path(filed)):
+            folder = self._folder(filed)
+            try:
+                version, record = self._decoded(name, machine, folder)
+                idle = version > 0 and machine.idle(record)
+                return idle and bool(self._claim(folder, version + 1, _void(name, machine.token(record))))
+            finally:
+                os.close(folder)
+
+    def discard(self, name: str, unreadable: str | None) -> str | None:
+        """Make a record void that is damaged, or that says exactly what somebody found `unreadable`."""
+        filed = file_name(name)
+        with reaching(self.path(filed)):
+            content = self.look(filed)
+            if content is None or (isinstance(content, Stored) and content.text != unreadable):
+                return None
+            folder = self._folder(filed)
+            try:
+                version = max(_versions(folder))
+                aside = f".damaged-{filed}-{version}"
+                with suppress(FileExistsError):
+                    os.link(_numbered(version), aside, src_dir_fd=folder, dst_dir_fd=self._space.records)
+                self._claim(folder, version + 1, _void(name, (version + 1) * LEAP))
+            finally:
+                os.close(folder)
+        return self.path(aside)
+
+
+def _void(name: str, floor: int) -> bytes:
+    """The line of a name that nobody uses; new tokens of it start above `floor`."""
+    return b"%b%d}\n" % (prefix(name, VOID), floor)
+
+
+def _sound(machine: Machine, text: str) -> Any:
+    try:
+        return machine.decode(text)
+    except ValueError as error:
+        raise Damage(f"its record is not sound ({error})") from None
+
+
+def _numbered(version: int) -> str:
+    return f"{version:0{_DIGITS}}"
+
+
+def _versions(folder: int) -> list[int]:
+    """The versions that a directory holds now."""
+    os.lseek(folder, 0, os.SEEK_SET)
+    return [int(name) for name in os.listdir(folder) if len(name) == _DIGITS and name.isdecimal()]

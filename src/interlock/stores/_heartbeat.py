@@ -1,0 +1,239 @@
+"""Sessions without kernel locks: a session is alive for as long as the heartbeat in its file goes on.
+
+A file holds the holder, the lease time `ttl_s`, and a counter that its process raises four times in that time. Clocks
+of two hosts are never compared to prove a death; "dead" is one of these, and nothing else:
+
+- the holder's process is of this very machine, and gone (`Holder.process_state`); a stopped one lives;
+- the file has not changed for the whole lease time by the observer's own monotonic clock, which counts only while the
+  observer looks: its own sleep, or a file server that did not answer, is no silence of others.
+
+The other side of the second: who finds that it gave no sign of life for its lease time, because its host slept or the
+file server was away, may have been superseded. Its session is lost for good, and it says so (`SessionLost`). Until it
+looks it does not know: what it does to a shared resource in that time is refused by its token only
+(`files.fenced_replace`). Code that keeps the interpreter's lock for longer than the lease looks dead from outside.
+Source: Gray and Cheriton, Leases, 1989.
+
+Layer: under `stores.file`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from interlock.abc import Liveness
+from interlock.errors import InterlockError, SessionLost
+from interlock.holder import Holder, span
+from interlock.stores._space import Space, reaching
+
+BEATS = 4  # signs of life in a lease time
+MARGIN = 0.9  # the part of the lease after which one's own session counts as lost
+LEAST_TTL_S = 0.5
+_BEATS, _OVER = b"beat", b"over"
+_BEAT = b"%b %020d at=%017.6f ttl=%012.3f\n"
+_LENGTH = len(_BEAT % (_BEATS, 0, 0.0, 0.0))
+_WATCHED = 1024  # sessions whose silence is measured at a time
+
+
+class Own(NamedTuple):
+    """A session of this process: its lease time, and when it last gave a sign of life."""
+
+    holder: Holder
+    ttl_s: float
+    beaten: float
+    beats: int = 0
+    lost: str = ""
+
+
+class Seen(NamedTuple):
+    """What was last seen of another's heartbeat: its bytes, when that was, how long it is silent, and whether it was
+    ever seen to change."""
+
+    beat: bytes
+    at: float
+    silent: float = 0.0
+    changed: bool = False
+
+
+class Heartbeats:
+    """The sessions that this process has in a space, and a look at those of others."""
+
+    def __init__(self) -> None:
+        self._mine: dict[str, Own] = {}
+        self._seen: dict[str, Seen] = {}
+        self._space: Space | None = None
+        self._guard = threading.Lock()
+        self._wake = threading.Event()
+
+    def begin(self, space: Space, session: str, holder: Holder, ttl_s: float) -> None:
+        """Make the session's file, and keep its heart beating from now on."""
+        own = Own(holder, max(ttl_s, LEAST_TTL_S), _clock())
+        content = holder.to_json().encode() + b"\n" + _beat(own)
+        space.publish(session, space.sessions, content)
+        with self._guard:
+            first, self._space = not self._mine, space
+            self._mine[session] = own
+        if first:
+            threading.Thread(target=self._go_on, name="interlock heartbeat", daemon=True).start()
+        self._wake.set()
+
+    def end(self, space: Space, session: str, forget: bool) -> None:
+        """Stop the session's heart, and remove its file if it is to be forgotten, else write there that it is over."""
+        with self._guard:
+            own = self._mine.pop(session, None)
+        self._wake.set()
+        if own is None:
+            return
+        if forget:
+            self.forget(space, session)
+        else:
+            with reaching(os.path.join(space.path, "sessions", session)), suppress(FileNotFoundError):
+                self._write(space, session, _beat(own, _OVER))
+
+    def forget(self, space: Space, session: str) -> None:
+        """Remove the file of a session that has ended."""
+        with reaching(os.path.join(space.path, "sessions", session)), suppress(FileNotFoundError):
+            os.unlink(session, dir_fd=space.sessions)
+
+    def move(self, space: Space) -> None:
+        """Begin the same sessions in a new space, the old one having been removed from under them."""
+        with self._guard:
+            mine, self._mine = self._mine, {}
+        for session, own in mine.items():
+            self.begin(space, session, own.holder, own.ttl_s)
+
+    def close_all(self) -> None:
+        """In a forked child: whose heart beats is the parent's business."""
+        self._mine.clear()
+
+    def demand(self, session: str) -> None:
+        """Raise `SessionLost` if a session of this process gave no sign of life for too long."""
+        own = self._mine.get(session)
+        if own is not None and (why := _lost(own)):
+            raise SessionLost(f"{why}, so others may have taken what it held: begin a new session")
+
+    def alive(self, space: Space, session: str) -> Liveness:
+        """Whether a session lives, with proof. Takes nothing."""
+        own = self._mine.get(session)
+        if own is not None:
+            why = _lost(own)
+            return Liveness("dead" if why else "alive", why or "it is a session of this process", own.holder)
+        try:
+            holder, beat = _parse(self._read(space, session))
+        except (OSError, InterlockError, ValueError) as error:
+            return Liveness("unknown", f"its session file cannot be looked at ({error})")
+        if beat.startswith(_OVER):
+            return Liveness("dead", "it was closed", holder)
+        life = holder.process_state()
+        if life.state != "unknown":
+            return Liveness(life.state, life.proof, holder)
+        return self._watched(session, holder, beat)
+
+    def _watched(self, session: str, holder: Holder, beat: bytes) -> Liveness:
+        """What the heartbeat tells whoever looks again and again."""
+        now, (_, at, ttl_s) = time.monotonic(), _numbers(beat)
+        seen = self._seen.get(session) or Seen(beat, now)
+        gap = min(now - seen.at, max(ttl_s / BEATS, 1.0))
+        if beat == seen.beat:
+            seen = seen._replace(at=now, silent=seen.silent + gap)
+        else:
+            seen = Seen(beat, now, changed=True)
+        if len(self._seen) > _WATCHED:
+            self._seen.clear()
+        self._seen[session] = seen
+        lease = f"its lease is {span(ttl_s)}"
+        if seen.silent >= ttl_s:
+            return Liveness("dead", f"no sign of life on {holder.host} for {span(seen.silent)}; {lease}", holder)
+        if seen.changed:
+            return Liveness("alive", f"its heart beat {span(seen.silent)} ago", holder)
+        age = time.time() - at
+        if abs(age) < ttl_s:
+            return Liveness("alive", f"its heart beat {span(abs(age))} ago by the clock of {holder.host}", holder)
+        return Liveness(
+            "unknown",
+            f"held on {holder.host}, whose heart last beat {span(age)} ago by its own clock, watched from here for "
+            f"{span(seen.silent)}; {lease}",
+            holder,
+        )
+
+    def _read(self, space: Space, session: str) -> bytes:
+        fd = space.open(session, os.O_RDONLY, space.sessions)  # afresh, so that a network file system reads afresh
+        try:
+            return os.pread(fd, 65536, 0)
+        finally:
+            os.close(fd)
+
+    # -- the heart
+
+    def _go_on(self) -> None:
+        """Beat until no session is left."""
+        while True:
+            with self._guard:
+                if not self._mine:
+                    return
+                pause = min(own.ttl_s for own in self._mine.values()) / BEATS
+                sessions = list(self._mine)
+            for session in sessions:
+                self._beat(session)
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _beat(self, session: str) -> None:
+        own, space, now = self._mine.get(session), self._space, _clock()
+        if own is None or space is None or _lost(own):
+            return
+        own = own._replace(beats=own.beats + 1)
+        try:
+            self._write(space, session, _beat(own))
+            own = own._replace(beaten=now)
+        except FileNotFoundError:
+            own = own._replace(lost="the session's file was removed")
+        except (OSError, InterlockError):
+            return  # the next beat may be in time
+        with self._guard:
+            if session in self._mine:
+                self._mine[session] = own
+
+    def _write(self, space: Space, session: str, beat: bytes) -> None:
+        fd = space.open(session, os.O_RDWR, space.sessions)
+        try:
+            size = os.fstat(fd).st_size
+            if size <= _LENGTH or os.pwrite(fd, beat, size - _LENGTH) != _LENGTH:
+                raise OSError("the session's file is damaged")
+        finally:
+            os.close(fd)  # which sends it to a file server
+
+
+def _lost(own: Own) -> str:
+    """Why a session of this process is lost, if it is."""
+    silent = _clock() - own.beaten
+    if own.lost or silent < own.ttl_s * MARGIN:
+        return own.lost
+    return f"this process gave no sign of life for {span(silent)} (its lease is {span(own.ttl_s)})"
+
+
+def _clock() -> float:
+    """Seconds that go on while the host sleeps, as they do for everybody else."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _beat(own: Own, word: bytes = _BEATS) -> bytes:
+    return _BEAT % (word, own.beats, time.time(), own.ttl_s)
+
+
+def _parse(content: bytes) -> tuple[Holder, bytes]:
+    """Holder and heartbeat of a session's file; raises `ValueError` for anything else."""
+    line, beat = content[:-_LENGTH], content[-_LENGTH:]
+    _numbers(beat)
+    return Holder.from_json(line.decode()), beat
+
+
+def _numbers(beat: bytes) -> tuple[int, float, float]:
+    """Count, wall clock and lease time of a heartbeat."""
+    words = beat.split()
+    if len(beat) != _LENGTH or len(words) != 4 or words[0] not in (_BEATS, _OVER):
+        raise ValueError("its heartbeat is damaged")
+    return int(words[1]), float(words[2][3:]), float(words[3][4:])
