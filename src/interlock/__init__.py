@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from interlock.handles import PerProcess
     from interlock.holder import Holder
+    from interlock.keys import key
     from interlock.objects import Arrival, Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
     from interlock.session import Session, connect
 
@@ -55,11 +56,11 @@ __all__ = [
     "InterlockError", "InvalidName", "LimitExceeded", "Lock", "Mismatch", "NotHeld", "Once", "OutcomeUnknown",
     "OwnerDied", "PerProcess", "RWLock", "RecordInvalid", "RemoteError", "Semaphore", "Session", "SessionLost",
     "Superseded", "Unavailable", "UnsafeMount", "World", "aio", "barrier", "connect", "errors", "event", "fence",
-    "files", "first", "handles", "lock", "once", "rwlock", "semaphore", "single", "world",
+    "files", "first", "handles", "key", "lock", "once", "rwlock", "semaphore", "single", "world",
 ]  # fmt: skip
 
 _MODULES = ("aio", "errors", "files", "handles")
-_HOMES = ("errors", "holder", "session", "objects", "cache", "handles")
+_HOMES = ("errors", "keys", "holder", "session", "objects", "cache", "handles")
 
 
 def __getattr__(name: str) -> Any:

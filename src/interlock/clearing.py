@@ -2,31 +2,32 @@
 
 `plan` looks and proposes, taking nothing; `perform` does one proposed step. Without ``force`` a step rests on proof
 alone, so it is safe at any time beside running jobs: the dead stay dead, and an idle record is looked at once more
-under its lock before it goes. `break_` asks nobody and is written down in the store's audit trail.
+under its lock before it goes. `break_` asks nobody and is written down in the store's audit trail. The lock files of
+shell scripts are cleared likewise, by the same steps.
 
 Layer: above `inspection`.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from interlock import results
-from interlock.abc import Evict, Machine, Store, Stored
+from interlock.abc import STATUS, Evict, Machine, Store, Stored
 from interlock.errors import RecordInvalid
 from interlock.holder import Holder
-from interlock.inspection import Judge, understand
+from interlock.inspection import PIDFILE, Judge, judge, pidfiles, understand
 from interlock.machines import BY_KIND
 from interlock.machines.barrier import BARRIER, Reset
 from interlock.machines.once import ONCE, Forget
 from interlock.objects.named import wall_ms
 
 REACH_S = 5.0  # how long a record may be out of reach before a step gives up
+WATCH_S = 0.5  # how often it is looked whether somebody gives a sign of life
 
 
 class Step(NamedTuple):
@@ -34,7 +35,7 @@ class Step(NamedTuple):
 
     action: ``evict`` a session's part, ``retire`` an idle record, ``forget`` a dead session that no record mentions,
             ``reset`` a barrier, ``forget result`` of a once, ``set aside`` a damaged record, ``remove`` a result's file
-            whose record is gone; ``keep`` and ``damaged`` are what cannot be cleared without force.
+            whose record is gone or a shell's lock file; ``keep`` and ``damaged`` are what is not cleared without force.
     role:   the part of an evicted or kept session: ``holds`` or ``waits``.
     state:  whether that session is ``alive``, ``dead`` or ``unknown``, and `why` is the proof in words.
     """
@@ -51,7 +52,12 @@ class Step(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """Everything, for ``--json`` and the audit trail."""
-        return {**self._asdict(), "who": self.who.describe() if self.who else None}
+        return {**self._asdict(), "status": self.status, "who": self.who.describe() if self.who else None}
+
+    @property
+    def status(self) -> str | None:
+        """The state as people are told of it."""
+        return STATUS[self.state] if self.state else None
 
     @property
     def open(self) -> bool:
@@ -64,10 +70,10 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
 
     A session is forgotten only if no record of the whole scope mentions it, and none at all if a record cannot be read.
     """
-    judge = functools.cache(store.alive)
+    verdict = judge(store)
     # Before the records are read: a session that is dead by now cannot enter one of them afterwards.
-    dead = [session for session in store.sessions() if judge(session).state == "dead"]
-    cleared = ("dead", "unknown") if force else ("dead",)
+    dead = [session for session in store.sessions() if verdict(session).state == "dead"]
+    cleared = _cleared(force)
     steps: list[Step] = []
     mentioned: set[str] = set()
     names: list[str] = []
@@ -82,16 +88,42 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
             continue
         names.append(name)
         if name.startswith(prefix):
-            record = _propose(steps, name, machine, record, judge, cleared)
+            record = _propose(steps, name, machine, record, verdict, cleared)
         mentioned.update(machine.sessions(record))
     for session in dead:
         if session not in mentioned:
-            life = judge(session)
+            life = verdict(session)
             steps.append(Step("forget", session=session, state=life.state, why=life.proof, who=life.holder))
     if not prefix:
         gone = {*results.orphans(store, names)}
         steps.extend(Step("remove", path=path, why="its record is gone") for path in orphans if path in gone)
     return steps
+
+
+def plan_pidfiles(where: Iterable[str], *, force: bool = False) -> list[Step]:
+    """What there is to clear among the lock files of shell scripts in some places; see `pidfile.survey`."""
+    steps = []
+    for status in pidfiles(where):
+        life = status.parts[0].life
+        step = Step("remove", status.name, PIDFILE, None, "holds", life.state, life.proof, life.holder, status.name)
+        if life.state in _cleared(force):
+            steps.append(step)
+        elif life.state == "unknown":
+            steps.append(step._replace(action="keep"))
+    return steps
+
+
+def watch(store: Store, seconds: float) -> None:
+    """Look at everybody again and again for so long, so that a store which tells the dead by their silence hears it."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        for session in store.sessions():
+            store.alive(session)
+        time.sleep(min(left, WATCH_S))
+
+
+def _cleared(force: bool) -> tuple[str, ...]:
+    return ("dead", "unknown") if force else ("dead",)
 
 
 def _understood(stored: Stored | RecordInvalid) -> tuple[str, Machine, Any]:
@@ -101,12 +133,12 @@ def _understood(stored: Stored | RecordInvalid) -> tuple[str, Machine, Any]:
 
 
 def _propose(
-    steps: list[Step], name: str, machine: Machine, record: Any, judge: Judge, cleared: tuple[str, ...]
+    steps: list[Step], name: str, machine: Machine, record: Any, verdict: Judge, cleared: tuple[str, ...]
 ) -> Any:
     """Add the steps for one record; returns the record as they will leave it."""
     idle = machine.idle(record)
     for session, role in machine.sessions(record).items():
-        life = judge(session)
+        life = verdict(session)
         step = Step("evict", name, machine.kind, session, role, life.state, life.proof, life.holder)
         if life.state in cleared:
             steps.append(step)
@@ -123,6 +155,8 @@ def perform(store: Store, step: Step, reason: str = "") -> bool:
 
     Raises: Unavailable, OutcomeUnknown: the record was out of reach; the steps before are done, `plan` again.
     """
+    if step.action == "remove" and step.kind == PIDFILE:
+        return _remove_pidfile(store, step, reason)
     if step.action == "remove" and step.path:
         results.remove([step.path])
         return True
@@ -140,6 +174,16 @@ def perform(store: Store, step: Step, reason: str = "") -> bool:
     if step.state != "dead":
         _write_down(store, step, reason)
     return True
+
+
+def _remove_pidfile(store: Store, step: Step, reason: str) -> bool:
+    """Remove a shell's lock file after another look at it, under its guard."""
+    from interlock import pidfile
+
+    removed = pidfile.clear(step.path or "", force=step.state != "dead")
+    if removed is not None and removed.state != "dead":
+        _write_down(store, step._replace(state=removed.state, why=removed.proof, who=removed.holder), reason)
+    return removed is not None
 
 
 def break_(store: Store, name: str, reason: str) -> list[Step]:

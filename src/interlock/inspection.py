@@ -1,7 +1,8 @@
 """Inspection: what the records of a scope say, and whether the participants they name still live.
 
 Nothing here takes a lock, begins a session, or writes: looking never makes anybody's attempt fail, and works in a
-directory that may only be read.
+directory that may only be read. Where a store has no proof, the scheduler of the participant's job is asked. The lock
+files of shell scripts are told in the same words as names.
 
 Layer: above `session`; it reads the machines' records, which the objects keep to themselves.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from interlock import completion
@@ -18,6 +20,8 @@ from interlock.abc import Liveness, Machine, Store, Stored
 from interlock.completion import Completion
 from interlock.errors import InterlockError, RecordInvalid
 from interlock.machines import BY_KIND
+
+PIDFILE = "pidfile"  # the kind of a shell's lock file; its name is its path
 
 Judge = Callable[[str], Liveness]
 
@@ -43,6 +47,7 @@ class Part(NamedTuple):
         return {
             "session": self.session,
             "state": self.life.state,
+            "status": self.life.status,
             "proof": self.life.proof,
             "since": self.since or None,
             "token": self.token or None,
@@ -99,18 +104,35 @@ class Status(NamedTuple):
         }
 
 
+def informed(life: Liveness) -> Liveness:
+    """What a store knows of a participant and, where that is nothing, the word of the scheduler of its job."""
+    if life.state != "unknown" or life.holder is None or life.holder.job is None:
+        return life
+    from interlock import schedulers  # not at import: few looks end there
+
+    told = schedulers.life(life.holder)
+    if told is None:
+        return life
+    return life._replace(state=told.state, proof=f"{life.proof}; {told.proof}" if told.state == "unknown" else told.proof)
+
+
+def judge(store: Store) -> Judge:
+    """Tells of any session whether it lives, with proof; looks at each of them once."""
+    return functools.cache(lambda session: informed(store.alive(session)))
+
+
 def look(store: Store, name: str) -> Status:
     """One name; a name without a record is free."""
     try:
         stored = store.read(name)
     except RecordInvalid as error:
         return _damaged(error, name)
-    return _status(store.alive, name, stored, completion.find(store, name))
+    return _status(judge(store), name, stored, completion.find(store, name))
 
 
 def survey(store: Store, prefix: str = "") -> Iterator[Status]:
     """Every name that starts with `prefix`, in order; the damaged records, whose names are not known, come last."""
-    judge = functools.cache(store.alive)
+    verdict = judge(store)
     found: dict[str, Stored] = {}
     damaged: list[RecordInvalid] = []
     for stored in store.records(prefix):
@@ -119,9 +141,34 @@ def survey(store: Store, prefix: str = "") -> Iterator[Status]:
         else:
             damaged.append(stored)
     for name in sorted(found):
-        yield _status(judge, name, found[name], completion.of(found.get(name + completion.SUFFIX)))
+        yield _status(verdict, name, found[name], completion.of(found.get(name + completion.SUFFIX)))
     for error in damaged:
         yield _damaged(error, error.path)
+
+
+def pidfiles(where: Iterable[str]) -> Iterator[Status]:
+    """The lock files of shell scripts in some places, each of them told once; see `pidfile.survey`."""
+    from interlock import pidfile  # not at import: it stands on files and sessions
+
+    for path, life in {path: life for place in where for path, life in pidfile.survey(place)}.items():
+        yield _of_pidfile(path, life)
+
+
+def look_at_pidfile(path: str) -> Status | None:
+    """A shell's lock file, if it is one: it has the name of such files, or the pid of somebody in it."""
+    from interlock import pidfile
+
+    life = pidfile.look(path) if os.path.isfile(path) else None
+    if life is None or (life.holder is None and os.path.basename(path) != pidfile.NAME):
+        return None
+    return _of_pidfile(path, life)
+
+
+def _of_pidfile(path: str, life: Liveness) -> Status:
+    """As it stands, its process being its only holder."""
+    since = life.holder.since if life.holder is not None else 0.0
+    holder = Part("", "holds", life, since, mode="exclusive")
+    return Status(path, PIDFILE, "stale" if life.state == "dead" else "held", (holder,))
 
 
 def holds(store: Store, name: str, session: str, token: int) -> bool:
@@ -154,14 +201,14 @@ def _damaged(error: RecordInvalid, name: str) -> Status:
     return Status(error.name or name, state="damaged", damage=f"{error.damage or error}{where}")
 
 
-def _status(judge: Judge, name: str, stored: Stored | None, done: Completion | None) -> Status:
+def _status(verdict: Judge, name: str, stored: Stored | None, done: Completion | None) -> Status:
     if stored is None:
         return Status(name, state="done" if done else "free", done=done)
     try:
         machine, record = understand(stored)
     except RecordInvalid as error:
         return _damaged(error, name)
-    idle, parts, detail = _READ[machine.kind](record, judge)
+    idle, parts, detail = _READ[machine.kind](record, verdict)
     holders = [part for part in parts if part.role == "holds"]
     state = idle if idle != "free" or done is None else "done"
     if idle != "broken" and parts:
@@ -174,16 +221,16 @@ def _status(judge: Judge, name: str, stored: Stored | None, done: Completion | N
 Reading = tuple[str, list[Part], dict[str, Any]]  # the state when nobody has a part, the parts, the details
 
 
-def _read_admission(record: Any, judge: Judge) -> Reading:
+def _read_admission(record: Any, verdict: Judge) -> Reading:
     parts = []
     for (session, _), shared, token, since, _ in record.entries:
         mode = "permit" if record.permits else "shared" if shared else "exclusive"
-        parts.append(Part(session, "holds" if token else "waits", judge(session), since / 1000, token, mode))
+        parts.append(Part(session, "holds" if token else "waits", verdict(session), since / 1000, token, mode))
     return "free", parts, {"token": record.token, "permits": record.permits or None, "recovered": record.recovered}
 
 
-def _read_barrier(record: Any, judge: Judge) -> Reading:
-    parts = [Part(p.ticket.session, "waits", judge(p.ticket.session), mode=_rank(p.label)) for p in record.arrivals]
+def _read_barrier(record: Any, verdict: Judge) -> Reading:
+    parts = [Part(p.ticket.session, "waits", verdict(p.ticket.session), mode=_rank(p.label)) for p in record.arrivals]
     broken = record.broken.reason if record.broken else None
     detail = {
         "parties": record.parties, "arrived": len(parts), "generation": record.generation, "broken": broken,
@@ -191,27 +238,27 @@ def _read_barrier(record: Any, judge: Judge) -> Reading:
     return "broken" if broken is not None else "free", parts, detail
 
 
-def _read_event(record: Any, judge: Judge) -> Reading:
+def _read_event(record: Any, verdict: Judge) -> Reading:
     waiting = [waiter.ticket.session for waiter in record.waiters if not waiter.released]
-    return "set" if record.flag else "free", [Part(who, "waits", judge(who)) for who in waiting], {"set": record.flag}
+    return "set" if record.flag else "free", [Part(who, "waits", verdict(who)) for who in waiting], {"set": record.flag}
 
 
-def _read_once(record: Any, judge: Judge) -> Reading:
+def _read_once(record: Any, verdict: Judge) -> Reading:
     parts = [
-        Part(who.session, "waits" if place else "holds", judge(who.session)) for place, who in enumerate(record.claims)
+        Part(who.session, "waits" if place else "holds", verdict(who.session)) for place, who in enumerate(record.claims)
     ]
     detail = {"attempts": record.attempts, "recovered": bool(record.lost)}
     return "done" if record.value is not None else "failed" if record.error is not None else "free", parts, detail
 
 
-def _read_fence(record: Any, judge: Judge) -> Reading:
+def _read_fence(record: Any, verdict: Judge) -> Reading:
     roles = {"writes": "holds", "waits": "waits"}
     parts = [
-        Part(seat.ticket.session, roles[seat.state], judge(seat.ticket.session), mode=_rank(seat.label))
+        Part(seat.ticket.session, roles[seat.state], verdict(seat.ticket.session), mode=_rank(seat.label))
         for seat in record.seats
         if seat.state in roles
     ]
-    parts += [Part(j.ticket.session, "waits", judge(j.ticket.session), mode=_rank(j.label)) for j in record.queue]
+    parts += [Part(j.ticket.session, "waits", verdict(j.ticket.session), mode=_rank(j.label)) for j in record.queue]
     return "free", parts, {"epoch": record.epoch, "parties": record.parties, "recovered": bool(record.lost)}
 
 

@@ -7,17 +7,137 @@ does not depend on the process, the host or the hash seed.
 
 What has no text of its own is refused: a key that leaves out a part of its value would find another value's entry.
 
+``key(model="r50", ratio=0.5)`` is ``model=r50,ratio=0.5``, a name for people, made of parameters that are text, numbers
+and booleans. Here a number is its exact value, however it is written: 1, 1.0 and 1e0 are one, as they are equal, so
+that a shell script, which has text only, comes to the name that Python makes (`key_of`). Every item reads back to the
+value it was made of: what would read as something else stands in quotes.
+
 Layer: bottom; imports nothing of ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, Flag
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any
+
+LONGEST_KEY = 900  # characters of a key, so that a name leaves room for what is appended to it
+_PLAIN = re.compile(r"[A-Za-z0-9_./:+@%-]+")  # without "#": no key ends as a name with a suffix does
+_NUMBER = re.compile(r"([+-]?)(0|[1-9][0-9]*|(?=\.[0-9]))(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{1,9}))?")
+_FIXED = range(-6, 22)  # where the point may stand for a number to be written without an exponent
+_WORDS = ("None", "True", "False", "inf", "-inf", "nan")
+
+
+def key(**parameters: str | float | bool | None) -> str:
+    """One name for a choice of parameters: readable, the same everywhere, and another one for any other choice.
+
+    ``key(strategy="baseline", ratio=0.5)`` is ``ratio=0.5,strategy=baseline``: the order does not count, nothing is
+    rounded, and quotes stand only where a text would read as something else: the text "0.5" is ``'0.5'``. True is not
+    1, nor "True". A parameter that is None counts as not given, so one that is new changes no older name.
+
+    Args:    parameters: text, numbers, booleans, numpy's scalars, or None.
+    Returns: the name, of up to 900 characters; a longer one is its beginning, ``#`` and a digest of all of it.
+    Raises:  TypeError: a parameter of another type. ValueError: no parameter is given.
+    """
+    return _key({name: _item(name, value) for name, value in parameters.items()})
+
+
+def key_of(items: Iterable[str]) -> str:
+    """`key` of ``NAME=VALUE`` texts, as they come from a shell.
+
+    A value written as a number is that number: ``0.50`` is 0.5, and only with zeros before it, as ``007``, it is text.
+    ``True``, ``False`` and ``None`` are what they are in Python. Everything else is text, and what stands in quotes is.
+
+    Raises:  ValueError: not of that form, a parameter given twice, quotes that do not match, or no value: a variable
+             of the script that is not set would make one name of many.
+    """
+    read: dict[str, str | None] = {}
+    for item in items:
+        name, mark, text = item.partition("=")
+        if not mark or not name:
+            raise ValueError(f"a parameter of a key is NAME=VALUE, not {item!r}")
+        if not text:
+            raise ValueError(f"the parameter {name!r} has no value: give one, leave it out, or quote an empty text: ''")
+        if name in read:
+            raise ValueError(f"the parameter {name!r} is given twice")
+        read[name] = _reread(text)
+    return _key(read)
+
+
+def _key(items: Mapping[str, str | None]) -> str:
+    """The items in order, those that are None left out, as a name that is not too long."""
+    given = sorted((name, text) for name, text in items.items() if text is not None)
+    if not given:
+        raise ValueError("a key needs at least one parameter that is not None")
+    whole = ",".join([f"{_quoted(name)}={text}" for name, text in given])
+    if len(whole) <= LONGEST_KEY:
+        return whole
+    from hashlib import blake2b  # not at import: few keys are that long
+
+    digest = blake2b(whole.encode("ascii"), digest_size=16).hexdigest()
+    return f"{whole[: LONGEST_KEY - len(digest) - 1]}#{digest}"
+
+
+def _item(name: str, value: Any) -> str | None:
+    """The text of a parameter's value."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return None if value is None else str(value)
+    if isinstance(value, str):
+        return _quoted(str.__str__(value))
+    if isinstance(value, int | float):
+        text = (float if isinstance(value, float) else int).__repr__(value)
+        return _number(text) or text
+    raise TypeError(f"the parameter {name!r} is a {_name(type(value))}; a key is made of text, numbers and booleans")
+
+
+def _reread(text: str) -> str | None:
+    """The text of the value that a text stands for."""
+    if text in _WORDS:
+        return None if text == "None" else text
+    if text[0] not in "'\"":
+        return _number(text) or _quoted(text)
+    import ast  # not at import: few values are quoted
+
+    try:
+        inner = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        inner = None
+    if not isinstance(inner, str):
+        raise ValueError(f"a value that begins with a quote is a text in quotes, as Python writes it, not {text!r}")
+    return _quoted(inner)
+
+
+def _quoted(text: str) -> str:
+    """A text as it stands, or in quotes if it would then read as something else."""
+    plain = _PLAIN.fullmatch(text) and text not in _WORDS and _number(text) is None
+    return text if plain else ascii(text)
+
+
+def _number(text: str) -> str | None:
+    """The one way to write the number that a text is, digit by digit; None if it is none."""
+    found = _NUMBER.fullmatch(text)
+    if found is None:
+        return None
+    sign, whole, fraction, exponent = (group or "" for group in found.groups())
+    digits = (whole + fraction).lstrip("0")
+    point = len(digits) - len(fraction) + int(exponent or 0)  # how many digits stand before it
+    digits = digits.rstrip("0")
+    if not digits:
+        return "0"
+    if point not in _FIXED:
+        text = f"{digits[0]}.{digits[1:]}".rstrip(".") + f"e{point - 1}"
+    elif point <= 0:
+        text = f"0.{'0' * -point}{digits}"
+    else:
+        text = f"{digits[:point].ljust(point, '0')}.{digits[point:]}".rstrip(".")
+    return text if sign != "-" else f"-{text}"
 
 
 def canonical(value: Any) -> str:

@@ -268,10 +268,8 @@ def test_cancelling_leaves_nothing_behind(url: str, kind: str) -> None:
     """However far a task has come when it is cancelled, nothing of it holds or waits afterwards."""
 
     async def cancelled(steps: int) -> None:
-        async with sessions(url.replace("space", f"space{steps}") if "space" in url else f"{url}{steps}", 2) as (
-            one,
-            _,
-        ):
+        place, mark, options = url.partition("?")
+        async with sessions(f"{place}{steps}{mark}{options}", 2) as (one, _):
             task = asyncio.create_task(USES[kind](one))
             for _ in range(steps):
                 await asyncio.sleep(0)

@@ -17,9 +17,9 @@ from crash.processes import Board, collected, eventually, fork, kill, wait
 from interlock.abc import Leave, Ticket
 from interlock.machines.admission import LOCK, Acquire
 from interlock.stores._kernel_lock import PRIMITIVES
+from interlock.stores._locked import CHECK_S
 from interlock.stores._shelf import LEAP, RETIRED
 from interlock.stores._space import file_name
-from interlock.stores._locked import CHECK_S
 
 
 def record(tmp_path: Path, name: str = "name") -> Path:

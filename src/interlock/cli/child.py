@@ -4,7 +4,7 @@
    between the fork and the exec, and no handler runs anywhere.
 2. What the terminal sends goes to the whole foreground group, the command included, and is not delivered twice: the
    kernel marks it as its own. What a person or a scheduler sends to this process alone is passed on.
-3. If the hold is lost, the command gets SIGTERM and, `GRACE_S` later, SIGKILL.
+3. If it must stop, because the hold is lost or the job's time is up, it gets SIGTERM and, some seconds later, SIGKILL.
 4. If this process is killed, the kernel kills the command. That is true of the command itself, not of its children.
 
 Descriptors are not inherited. Linux only: prctl(2), sigtimedwait(2). Layer: under `cli.run`.
@@ -18,24 +18,40 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import click
 
+from interlock.cli.display import plain
 from interlock.errors import Unavailable
 
-LOOK_S = 1.0  # how often it is made sure that the hold still stands
-GRACE_S = 5.0  # what a command has between SIGTERM and SIGKILL when the hold is lost
+LOOK_S = 1.0  # how often it is asked whether the command must stop
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+_ENDING = {"SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"}  # who gets one is asked to end
 _BY_KERNEL = 0x80  # SI_KERNEL
 _PR_SET_PDEATHSIG = 1
 
 
-def run(command: Sequence[str], environment: Mapping[str, str], stands: Callable[[], bool]) -> int:
-    """Run the command to its end, watching over the hold; returns its exit code as a shell would tell it.
+class Stop(NamedTuple):
+    """Why the command must stop now, and how many seconds it has between SIGTERM and SIGKILL."""
 
-    Args: stands: whether the hold still stands.
+    why: str
+    within_s: float
+
+
+class End(NamedTuple):
+    """How the command ended: its exit code as a shell tells it, and whether it had been asked to end, by anybody."""
+
+    code: int
+    asked: bool = False
+
+
+def run(command: Sequence[str], environment: Mapping[str, str], must_stop: Callable[[], Stop | None]) -> End:
+    """Run the command to its end, or until it must stop.
+
+    Args: must_stop: asked every `LOOK_S`; None while the command may go on.
     """
     if not hasattr(signal, "sigtimedwait"):
         raise Unavailable("interlock run needs Linux")
@@ -49,39 +65,40 @@ def run(command: Sequence[str], environment: Mapping[str, str], stands: Callable
         process = subprocess.Popen(command, env=environment, preexec_fn=_birth(caught, mask))
     except OSError as error:
         click.echo(f"interlock: {command[0]}: {error.strerror}", err=True)
-        return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+        return End(NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE)
     else:
-        return _attend(process, listened, stands)
+        return _attend(process, listened, must_stop)
     finally:
         while signal.sigtimedwait(listened, 0):
             pass  # meant for the command, which is gone
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _attend(process: subprocess.Popen[bytes], listened: set[int], stands: Callable[[], bool]) -> int:
+def _attend(process: subprocess.Popen[bytes], listened: set[int], must_stop: Callable[[], Stop | None]) -> End:
     try:
-        stopping = False
+        stop, asked = None, False
         look_at = time.monotonic() + LOOK_S
         while process.poll() is None:
             told = signal.sigtimedwait(listened, max(0.0, look_at - time.monotonic()))
             if told is not None:
+                asked = asked or signal.Signals(told.si_signo).name in _ENDING
                 if told.si_signo != signal.SIGCHLD and told.si_code != _BY_KERNEL:
                     process.send_signal(told.si_signo)
-            elif stopping:
+            elif stop is not None:
                 process.kill()
                 process.wait()
-            elif not stands():
-                click.echo("interlock: the hold was taken away: stopping the command", err=True)
+            elif (stop := must_stop()) is not None:
+                click.echo(f"interlock: {plain(stop.why)}: stopping the command", err=True)
                 process.terminate()
-                stopping = True
-                look_at = time.monotonic() + GRACE_S
+                asked = True
+                look_at = time.monotonic() + stop.within_s
             else:
                 look_at = time.monotonic() + LOOK_S
     except BaseException:
         process.kill()
         process.wait()
         raise
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return End(process.returncode if process.returncode >= 0 else 128 - process.returncode, asked)
 
 
 def _birth(caught: set[int], mask: set[int]) -> Callable[[], None]:

@@ -10,6 +10,7 @@ Layer: the top; it decides nothing.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from interlock import clearing, inspection
 from interlock.cli import display
 from interlock.errors import InterlockError
 from interlock.inspection import Status
+from interlock.keys import key_of
 from interlock.objects.named import check_name
 from interlock.stores import open_store
 
@@ -45,12 +47,50 @@ def _inherit(context: click.Context, parameter: click.Parameter, url: str | None
 
 
 _url: Callable[[Any], Any] = click.option("--url", callback=_inherit, help="Scope; may also stand before the command.")
+
+
+def _name_of(context: click.Context, parameter: click.Parameter, items: tuple[str, ...]) -> str | None:
+    try:
+        return key_of(items) if items else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_key: Callable[[Any], Any] = click.option(
+    "--key",
+    multiple=True,
+    metavar="P=VALUE",
+    callback=_name_of,
+    help="In place of NAME: the name that interlock.key(P=VALUE) makes in Python; repeat it for each parameter.",
+)
 _json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def _places(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    told = os.environ.get("INTERLOCK_PIDFILES", "")
+    return given or (tuple(filter(None, told.split(os.pathsep))) if not context.params.get("prefix") else ())
+
+
+_pidfiles: Callable[[Any], Any] = click.option(
+    "--pidfiles",
+    multiple=True,
+    metavar="PATH",
+    callback=_places,
+    help="Also the lock files of shell scripts: a file, a directory to search, or a glob. Default, without PREFIX: "
+    "$INTERLOCK_PIDFILES.",
+)
+
+
+def _one(name: str | None, key: str | None) -> str:
+    """The name, whichever way it is given."""
+    if (name is None) == (key is None):
+        raise click.UsageError("give one of NAME and --key P=VALUE")
+    return check_name(key if name is None else name)
+
+
 @cli.command()
-@click.argument("name")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="NAME -- CMD ARG...")
+@_key
 @click.option("--read", is_flag=True, help="Hold the shared side: other readers may run beside it, no writer.")
 @click.option("--permits", type=click.IntRange(min=1), metavar="N", help="Hold one of N permits of a semaphore.")
 @click.option("--once", is_flag=True, help="Run it once ever, whoever comes first: the lock, with --skip-if-done.")
@@ -65,9 +105,18 @@ _json: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, he
     help="When somebody holds it: wait; skip, exit 75; fail, exit 1.",
 )
 @click.option("--skip-if-done", is_flag=True, help="Exit 0 at once if it ran before under this name and exited 0.")
+@click.option("--pidfile", metavar="PATH", help="Also hold this lock file of shell scripts, as .training_lock.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="Stop CMD so many seconds before the time limit of this job: SIGTERM, and SIGKILL just before the end.",
+)
 @click.option("--note", default="", metavar="TEXT", help="A few words for whoever waits.")
 @_url
-def run(url: str | None, read: bool, permits: int | None, once: bool, **options: Any) -> int:
+def run(
+    url: str | None, words: tuple[str, ...], key: str | None, read: bool, permits: int | None, once: bool, **options: Any
+) -> int:
     """Run CMD while holding NAME: interlock run NAME [OPTIONS] -- CMD ARG...
 
     Exit code: that of CMD (128 + N if signal N ended it, 127 if it was not found, 126 if it cannot be executed); 75 if
@@ -75,6 +124,9 @@ def run(url: str | None, read: bool, permits: int | None, once: bool, **options:
 
     CMD finds INTERLOCK_NAME, INTERLOCK_TOKEN and INTERLOCK_URL in its environment. Signals are forwarded to it. It is
     stopped if the hold is lost, and killed if this command is; its own children are not, so let a script `exec` them.
+
+    A job that was requeued and finds NAME held by its own earlier run waits for the end of that, whatever --if-held
+    and --timeout say. A command that was told to end does not count as done, even if it exits 0.
     """
     from interlock.cli import run as runs
 
@@ -86,49 +138,66 @@ def run(url: str | None, read: bool, permits: int | None, once: bool, **options:
     if options["timeout"] is not None and options["if_held"] != "wait":
         raise click.UsageError("--timeout goes with --if-held wait")
     options.pop("skip_if_done", None)
-    return runs.run(runs.Request(url=url, shared=read, permits=permits, skip_if_done=done, **options))
+    name, *command = words if key is None else (key, *words)
+    if not command:
+        raise click.UsageError("give NAME, or --key P=VALUE, and a command: interlock run NAME -- CMD ARG...")
+    return runs.run(
+        runs.Request(name, tuple(command), url=url, shared=read, permits=permits, skip_if_done=done, **options)
+    )
 
 
 @cli.command()
 @click.argument("prefix", default="")
 @click.option("--all", "everything", is_flag=True, help="Also names that nobody uses now, and those that are done.")
+@_pidfiles
 @_json
 @_url
-def ls(url: str | None, prefix: str, everything: bool, as_json: bool) -> int:
-    """List the names in use, who has them and how many wait. Takes nothing. Exit code 2 if a record is damaged."""
+def ls(url: str | None, prefix: str, everything: bool, pidfiles: tuple[str, ...], as_json: bool) -> int:
+    """List the names in use, who has them and how many wait. Takes nothing. Exit code 2 if a record is damaged.
+
+    Whoever holds a name is ACTIVE, STALE (proved to be gone: the next one gets the name), or UNKNOWN; the proof follows.
+    """
     store = open_store(url)
     found = [status for status in inspection.survey(store, prefix) if everything or status.in_use]
+    found += inspection.pidfiles(pidfiles)
     display.listing(found, store.url, as_json)
     return ERROR if any(status.state == "damaged" for status in found) else 0
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@_key
 @_json
 @_url
-def show(url: str | None, name: str, as_json: bool) -> int:
-    """Show all that is known of NAME: who holds it, who waits and in which order, with proofs of life or death."""
-    status = _look(url, name)
+def show(url: str | None, name: str | None, key: str | None, as_json: bool) -> int:
+    """Show all that is known of NAME: who holds it, who waits and in which order, with proofs of life or death.
+
+    NAME may be the path of a shell's lock file.
+    """
+    status = _look(url, _one(name, key))
     display.details(status, as_json)
     return ERROR if status.damage else 0
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", required=False)
+@_key
 @_json
 @_url
-def check(url: str | None, name: str, as_json: bool) -> int:
+def check(url: str | None, name: str | None, key: str | None, as_json: bool) -> int:
     """Exit with 0 if NAME is free, 1 if somebody holds or waits for it, 2 if that cannot be told. Takes nothing.
 
-    A name whose holders are all proved dead is free: the next one gets it.
+    A name whose holders are all proved dead is free: the next one gets it. NAME may be the path of a shell's lock file.
     """
-    status = _look(url, name)
+    status = _look(url, _one(name, key))
     display.verdict(status, as_json)
     return ERROR if status.damage else HELD if status.held else 0
 
 
 def _look(url: str | None, name: str) -> Status:
-    return inspection.look(open_store(url), check_name(name))
+    """What there is of a name; of the lock file there, if it is the path of one and nobody has used it as a name."""
+    status = inspection.look(open_store(url), name)
+    return status if status.kind or os.sep not in name else inspection.look_at_pidfile(name) or status
 
 
 @cli.command()
@@ -138,18 +207,28 @@ def _look(url: str | None, name: str) -> Status:
     "--force", is_flag=True, help="Also evict those of whom nobody can tell whether they live; with --reason."
 )
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the audit trail; with --force.")
+@click.option(
+    "--watch",
+    type=click.FloatRange(min=0),
+    metavar="S",
+    help="First look at everybody for so many seconds: where sessions have leases, silence for a lease's time is proof.",
+)
+@_pidfiles
 @_json
 @_url
-def clear(url: str | None, prefix: str, apply: bool, force: bool, reason: str, as_json: bool) -> int:
+def clear(url: str | None, prefix: str, apply: bool, pidfiles: tuple[str, ...], as_json: bool, **options: Any) -> int:
     """Remove what the dead left behind and the records nobody uses, under the names that start with PREFIX.
 
     Lists it only, unless --apply. Without --force nothing is taken from anybody who is not proved dead, so it is safe
     beside running jobs. Tokens never go back. What is done stays done: `break` forgets that.
     """
+    force, reason, watch = options["force"], options["reason"], options["watch"]
     if force and apply and not reason:
         raise click.UsageError("--force needs --reason TEXT, for the audit trail")
     store = open_store(url)
-    steps = clearing.plan(store, prefix, force=force)
+    if watch is not None:
+        clearing.watch(store, watch)
+    steps = clearing.plan(store, prefix, force=force) + clearing.plan_pidfiles(pidfiles, force=force)
     if apply:
         steps = [step for step in steps if step.open or clearing.perform(store, step, reason)]
     display.steps(steps, as_json, applied=apply)
@@ -157,16 +236,17 @@ def clear(url: str | None, prefix: str, apply: bool, force: bool, reason: str, a
 
 
 @cli.command("break")
-@click.argument("name")
+@click.argument("name", required=False)
+@_key
 @click.option("--reason", required=True, metavar="TEXT", help="Why, for the audit trail.")
 @_url
-def break_(url: str | None, name: str, reason: str) -> int:
+def break_(url: str | None, name: str | None, key: str | None, reason: str) -> int:
     """Free NAME whoever has it, alive or not, and write down who did that and why.
 
     Who holds it goes on without it until it notices; `interlock run` notices within a second and stops its command. A
     barrier is reset; a damaged record is set aside. Of NAME#done, it is forgotten that NAME is done.
     """
-    steps = clearing.break_(open_store(url), check_name(name), reason)
+    steps = clearing.break_(open_store(url), _one(name, key), reason)
     display.steps(steps, as_json=False, applied=True)
     return 0
 
