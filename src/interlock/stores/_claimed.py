@@ -6,13 +6,14 @@ For mounts whose kernel locks exclude nobody on other hosts. Nothing is ever loc
 2. A step reads version n, writes its successor beside it, and links that as n + 1. A link does not replace: of all who
    read n one succeeds, and the others read again. So a write happens only to the version that was read.
 3. The last `KEPT` versions stay, and older names are removed. Whoever slept since long ago may thereby find its number
-   free again: so who has linked looks once more, and if the versions from its own to the newest are not all there, it
-   linked into the past: it takes that back, and asks again. Nobody is misled meanwhile, as the newest stays the newest.
+   free again. So every version carries a mark of its own and that of the version it followed; and who has linked looks
+   once more: if no unbroken chain of marks leads from its version to the newest, it linked into the past, takes that
+   back, and asks again. Nobody is misled meanwhile, as the newest stays the newest.
 4. Giving back always writes a version, so that a request sent earlier and linked late finds its number taken.
 5. A record's numbers go on for ever. One that is removed becomes `VOID`: it says nothing but the floor of later tokens.
 
 Whether an answer was lost (the error of a network file system says neither yes nor no) is found out by reading what
-stands at that number: a mark tells one's own. What breaks it: a mount where a link replaces a name or is not seen by
+stands at that number. What breaks it: a mount where a link replaces a name or is not seen by
 the next listing, which `interlock doctor` measures; more than `KEPT` writes during the listing of some 20 names.
 
 Layer: under `stores.file`.
@@ -42,6 +43,9 @@ KEPT = 8  # versions that stay before the newest
 LEFT_S = 3600.0  # a draft this much older than a new one was left by somebody who died
 _GIVING_BACK = (Leave, Evict)
 _DIGITS = 16
+_MARKS = b"mark %16b after %16b\n"
+_NOTHING = b"0" * 16  # the mark of what is before the first version
+_MARKED = len(_MARKS % (_NOTHING, _NOTHING))
 _LONGEST_PAUSE_S = 0.05
 
 
@@ -71,7 +75,7 @@ class ClaimedRecords:
             with reaching(self.path(filed)):
                 folder = self._folder(filed)
                 try:
-                    version, record = self._decoded(name, machine, folder)
+                    version, mark, record = self._decoded(name, machine, folder)
                     after, outcome = machine.apply(record, op)
                     if outcome.state == "gone" and earlier is not None:
                         return earlier  # what this very call did before others went on
@@ -79,7 +83,7 @@ class ClaimedRecords:
                         self._waiting.note(op, outcome, word)
                         return outcome
                     line = b"%b%b}\n" % (prefix(name, machine.kind), machine.encode(after).encode())
-                    settled = self._claim(folder, version + 1, line)
+                    settled = self._claim(folder, version + 1, line, mark)
                 finally:
                     os.close(folder)
             if settled:
@@ -111,27 +115,27 @@ class ClaimedRecords:
                 os.chmod(filed, 0o2770, dir_fd=self._space.records)
         return self._folder(filed, create=False)
 
-    def _decoded(self, name: str, machine: Machine, folder: int) -> tuple[int, Any]:
-        """The newest version and what it says; a name that nobody uses is a version too, and says so."""
+    def _decoded(self, name: str, machine: Machine, folder: int) -> tuple[int, bytes, Any]:
+        """Number, mark and record of the newest version; a name that nobody uses has a version too, which says so."""
         try:
-            version, line = self._newest(folder)
+            version, line, mark = self._newest(folder)
             found, kind, text = unseal(line or _void(name, 0))
             if found != name:
                 raise Damage(f"it holds the record of {found!r}")
             if kind == VOID:
-                return version, machine.initial(int(text))
+                return version, mark, machine.initial(int(text))
             if kind != machine.kind:
                 raise Mismatch.of_kind(name, kind, machine.kind, self._url)
-            return version, _sound(machine, text)
+            return version, mark, _sound(machine, text)
         except Damage as damage:
             raise invalid(self.path(file_name(name)), damage, name=name, scope=self._url) from None
 
-    def _newest(self, folder: int) -> tuple[int, bytes]:
-        """Number and line of the newest version; 0 and nothing if there is none."""
+    def _newest(self, folder: int) -> tuple[int, bytes, bytes]:
+        """Number, line and mark of the newest version; 0 and nothing if there is none."""
         while True:
             version = max(_versions(folder), default=0)
             if not version:
-                return 0, b""
+                return 0, b"", _NOTHING
             try:
                 content = self._read(folder, version)
             except FileNotFoundError:  # others went on, and it is old by now
@@ -139,7 +143,7 @@ class ClaimedRecords:
             found, _, line = read_line(None, content)
             if found != version:
                 raise Damage(f"version {version} says that it is version {found}")
-            return version, line
+            return version, line, _marks(content)[0]
 
     def _read(self, folder: int, version: int) -> bytes:
         fd = self._space.open(_numbered(version), os.O_RDONLY, folder)
@@ -148,15 +152,16 @@ class ClaimedRecords:
         finally:
             os.close(fd)
 
-    def _claim(self, folder: int, version: int, line: bytes) -> bool | None:
-        """Make `line` that version: True if it is, False if others were first, None if they may have gone on since.
+    def _claim(self, folder: int, version: int, line: bytes, before: bytes) -> bool | None:
+        """Make `line` that version, after the one with the mark `before`: True if it is, False if others were first,
+        None if it is the past already.
 
         Raises: OutcomeUnknown: the file system tells neither. OSError: nothing was written.
         """
         if len(line) > LIMIT_BYTES:
             raise Unavailable(f"a record would be larger than {LIMIT_BYTES} bytes", scope=self._url)
-        draft, mark = f".{os.urandom(8).hex()}", os.urandom(8).hex().encode() + b"\n"
-        content = header(version, HEADER, line) + line + mark
+        draft, mark = f".{os.urandom(8).hex()}", os.urandom(8).hex().encode()
+        content = header(version, HEADER, line) + line + _MARKS % (mark, before)
         fd = self._space.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, folder)
         try:
             try:
@@ -170,13 +175,24 @@ class ClaimedRecords:
         finally:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=folder)
-        there = set(_versions(folder))
-        if not there.issuperset(range(version, max(there, default=0) + 1)):
-            with suppress(FileNotFoundError):
-                if self._read(folder, version) == content:
-                    os.unlink(_numbered(version), dir_fd=folder)
-            return None
-        self._tidy(folder, there, version, made)
+        if self._stands(folder, version, mark):
+            self._tidy(folder, version, made)
+            return True
+        with suppress(FileNotFoundError):
+            if self._read(folder, version) == content:
+                os.unlink(_numbered(version), dir_fd=folder)
+        return None
+
+    def _stands(self, folder: int, version: int, mark: bytes) -> bool:
+        """Whether the newest version goes back to this one."""
+        try:
+            for later in range(version + 1, max(_versions(folder)) + 1):
+                found, before = _marks(self._read(folder, later))
+                if before != mark:
+                    return False
+                mark = found
+        except FileNotFoundError:
+            return False
         return True
 
     def _link(self, folder: int, draft: str, version: int, content: bytes) -> bool:
@@ -194,9 +210,9 @@ class ClaimedRecords:
             except OSError:
                 raise OutcomeUnknown(f"{self._space.path} does not answer ({error})", scope=self._url) from error
 
-    def _tidy(self, folder: int, there: set[int], version: int, made: float) -> None:
+    def _tidy(self, folder: int, version: int, made: float) -> None:
         """Remove what is old, and drafts that nobody is at work on."""
-        for old in there:
+        for old in _versions(folder):
             if old < version - KEPT:
                 with suppress(OSError):
                     os.unlink(_numbered(old), dir_fd=folder)
@@ -223,7 +239,7 @@ class ClaimedRecords:
             except RecordInvalid as error:
                 return error
             try:
-                version, line = self._newest(folder)
+                version, line, _ = self._newest(folder)
                 name, kind, text = unseal(line) if line else ("", VOID, "")
             except Damage as damage:
                 return invalid(path, damage, scope=self._url)
@@ -245,12 +261,15 @@ class ClaimedRecords:
     def retire(self, name: str, machine: Machine) -> bool:
         """Make an idle record void."""
         filed = file_name(name)
+        content = self.look(filed)
+        if not isinstance(content, Stored) or content.kind != machine.kind:
+            return False
         with reaching(self.path(filed)):
             folder = self._folder(filed)
             try:
-                version, record = self._decoded(name, machine, folder)
-                idle = version > 0 and machine.idle(record)
-                return idle and bool(self._claim(folder, version + 1, _void(name, machine.token(record))))
+                version, mark, record = self._decoded(name, machine, folder)
+                line = _void(name, machine.token(record))
+                return machine.idle(record) and bool(self._claim(folder, version + 1, line, mark))
             finally:
                 os.close(folder)
 
@@ -267,7 +286,7 @@ class ClaimedRecords:
                 aside = f".damaged-{filed}-{version}"
                 with suppress(FileExistsError):
                     os.link(_numbered(version), aside, src_dir_fd=folder, dst_dir_fd=self._space.records)
-                self._claim(folder, version + 1, _void(name, (version + 1) * LEAP))
+                self._claim(folder, version + 1, _void(name, (version + 1) * LEAP), _NOTHING)
             finally:
                 os.close(folder)
         return self.path(aside)
@@ -283,6 +302,14 @@ def _sound(machine: Machine, text: str) -> Any:
         return machine.decode(text)
     except ValueError as error:
         raise Damage(f"its record is not sound ({error})") from None
+
+
+def _marks(content: bytes) -> tuple[bytes, bytes]:
+    """The mark of a version and that of the one it followed."""
+    words = content[-_MARKED:].split()
+    if len(words) != 4:
+        raise Damage("its mark is damaged")
+    return words[1], words[3]
 
 
 def _numbered(version: int) -> str:
