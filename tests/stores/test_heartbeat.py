@@ -64,12 +64,14 @@ def look(space: Space) -> Callable[[], Liveness]:
     return lambda: mine.alive(space, "a")
 
 
-def test_silence_counts_while_it_is_watched(theirs: Heartbeats, clock: Clock, look: Callable[[], Liveness]) -> None:
+def test_silence_counts_while_it_is_watched(
+    theirs: Heartbeats, space: Space, clock: Clock, look: Callable[[], Liveness]
+) -> None:
     """Dead is who gives no sign for the whole lease, looked at again and again; a sign begins the count anew."""
     for _ in range(3):
         look()
         clock.now += TTL_S / 8
-    theirs._beat("a")
+    theirs._beat(space, "a", theirs._mine["a"])
     assert look().state == "alive"
     for _ in range(7):
         clock.now += TTL_S / 8
@@ -111,7 +113,7 @@ def test_who_was_silent_for_its_lease_is_lost_and_says_so(theirs: Heartbeats, sp
         theirs.demand("a")
     assert theirs.alive(space, "a").state == "dead"
     before = (Path(space.path) / "sessions" / "a").read_bytes()
-    theirs._beat("a")
+    theirs._beat(space, "a", theirs._mine["a"])
     assert (Path(space.path) / "sessions" / "a").read_bytes() == before
 
 

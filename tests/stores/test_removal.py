@@ -401,3 +401,20 @@ def test_looking_does_not_let_others_into_a_transaction(file_url: str, primitive
     stored = interlock.connect(url).store.read("crowd")
     assert stored is not None
     assert stored.version == 1 + 2 * 2 * rounds
+
+
+def test_a_removed_space_does_not_keep_a_child_from_starting_afresh(tmp_path: Path) -> None:
+    """After a fork every store of the child owns nothing, also where the directory of another one is gone."""
+    gone = interlock.connect(f"file://{tmp_path}/gone")
+    gone.lock("a").acquire().release()
+    shutil.rmtree(tmp_path / "gone")
+    with interlock.connect(f"file://{tmp_path}/space") as session, collected():
+        session.lock("a").acquire().release()
+        inherited = {os.path.realpath(f"/proc/self/fd/{file.fd}") for file in session.store._records._files.values()}
+
+        def holds_none_open() -> None:
+            open_now = {os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir()}
+            assert inherited
+            assert not inherited & open_now
+
+        assert wait(fork(holds_none_open)) == 0

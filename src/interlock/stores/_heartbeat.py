@@ -22,6 +22,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from interlock.abc import Liveness
@@ -38,8 +39,9 @@ _LENGTH = len(_BEAT % (_BEATS, 0, 0.0, 0.0))
 _WATCHED = 1024  # sessions whose silence is measured at a time
 
 
-class Own(NamedTuple):
-    """A session of this process: its lease time, and when it last gave a sign of life."""
+@dataclass(slots=True)
+class Own:
+    """A session of this process: its lease time, when it last gave a sign of life, and why it is lost if it is."""
 
     holder: Holder
     ttl_s: float
@@ -66,7 +68,8 @@ class Heartbeats:
         self._seen: dict[str, Seen] = {}
         self._space: Space | None = None
         self._guard = threading.Lock()
-        self._wake = threading.Event()
+        self._beating = False
+        self._sooner = threading.Event()
 
     def begin(self, space: Space, session: str, holder: Holder, ttl_s: float) -> None:
         """Make the session's file, and keep its heart beating from now on."""
@@ -74,17 +77,19 @@ class Heartbeats:
         content = holder.to_json().encode() + b"\n" + _beat(own)
         space.publish(session, space.sessions, content)
         with self._guard:
-            first, self._space = not self._mine, space
+            self._space = space
             self._mine[session] = own
-        if first:
-            threading.Thread(target=self._go_on, name="interlock heartbeat", daemon=True).start()
-        self._wake.set()
+            if not self._beating:
+                self._beating = True
+                threading.Thread(target=self._go_on, name="interlock heartbeat", daemon=True).start()
+        self._sooner.set()
 
     def end(self, space: Space, session: str, forget: bool) -> None:
-        """Stop the session's heart, and remove its file if it is to be forgotten, else write there that it is over."""
-        with self._guard:
-            own = self._mine.pop(session, None)
-        self._wake.set()
+        """Stop the session's heart, and remove its file if it is to be forgotten, else write there that it is over.
+
+        It may be called in the middle of anything by the garbage collector, so it takes no lock.
+        """
+        own = self._mine.pop(session, None)
         if own is None:
             return
         if forget:
@@ -100,9 +105,7 @@ class Heartbeats:
 
     def move(self, space: Space) -> None:
         """Begin the same sessions in a new space, the old one having been removed from under them."""
-        with self._guard:
-            mine, self._mine = self._mine, {}
-        for session, own in mine.items():
+        for session, own in list(self._mine.items()):
             self.begin(space, session, own.holder, own.ttl_s)
 
     def close_all(self) -> None:
@@ -172,30 +175,28 @@ class Heartbeats:
         """Beat until no session is left."""
         while True:
             with self._guard:
-                if not self._mine:
+                mine = dict(self._mine)
+                if not mine or self._space is None:
+                    self._beating = False
                     return
-                pause = min(own.ttl_s for own in self._mine.values()) / BEATS
-                sessions = list(self._mine)
-            for session in sessions:
-                self._beat(session)
-            self._wake.wait(pause)
-            self._wake.clear()
+            for session, own in mine.items():
+                self._beat(self._space, session, own)
+            self._sooner.wait(min(own.ttl_s for own in mine.values()) / BEATS)
+            self._sooner.clear()
 
-    def _beat(self, session: str) -> None:
-        own, space, now = self._mine.get(session), self._space, _clock()
-        if own is None or space is None or _lost(own):
+    def _beat(self, space: Space, session: str, own: Own) -> None:
+        if _lost(own):
             return
-        own = own._replace(beats=own.beats + 1)
+        now = _clock()
+        own.beats += 1
         try:
             self._write(space, session, _beat(own))
-            own = own._replace(beaten=now)
+            own.beaten = now
         except FileNotFoundError:
-            own = own._replace(lost="the session's file was removed")
-        except (OSError, InterlockError):
-            return  # the next beat may be in time
-        with self._guard:
             if session in self._mine:
-                self._mine[session] = own
+                own.lost = "the session's file was removed"
+        except (OSError, InterlockError):
+            pass  # the next beat may be in time
 
     def _write(self, space: Space, session: str, beat: bytes) -> None:
         fd = space.open(session, os.O_RDWR, space.sessions)

@@ -48,7 +48,8 @@ def file_name(name: str) -> str:
 class Space:
     """An open space. Folders are held open, so that nothing planted later at their paths can redirect an open.
 
-    `primitive` is the kernel lock it is pinned to, None if it is pinned to claims.
+    `primitive` is the kernel lock it is pinned to, None if it is pinned to claims; `shared` says whether other hosts may
+    be at work in it.
     """
 
     def __init__(self, path: str, primitive: str | None, *, create: bool, local: bool = False) -> None:
@@ -69,6 +70,7 @@ class Space:
             self.sessions = _open_directory("sessions", self.root)
             opened.callback(os.close, self.sessions)
             self.primitive = self._settle_primitive(primitive, chosen, local)
+            self.shared = self.primitive is None or _mount.may_be_shared(path)
             opened.pop_all()
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ import time
 from typing import Any
 
 from interlock.abc import WAITING, Outcome, Ticket
-from interlock.stores import _mount
 from interlock.stores._futex import slot
 from interlock.stores._space import Space
 
@@ -27,7 +26,6 @@ class Waiting:
 
     def __init__(self, space: Space) -> None:
         self._space = space
-        self._shared = space.primitive is None or _mount.may_be_shared(space.path)
         self._naps: dict[Ticket, float] = {}
         self.seen: dict[Ticket, int] = {}
 
@@ -55,7 +53,7 @@ class Waiting:
         if timeout <= 0:
             return
         nap = REPOLL_S
-        if self._shared or words is None:
+        if self._space.shared or words is None:
             nap = self._naps[ticket] = min(self._naps.pop(ticket, 0.002) * 1.5, SHARED_REPOLL_S)
             nap *= random.uniform(0.5, 1.0)
             if len(self._naps) > _TICKETS:
