@@ -48,8 +48,8 @@ def file_name(name: str) -> str:
 class Space:
     """An open space. Folders are held open, so that nothing planted later at their paths can redirect an open.
 
-    `primitive` is the kernel lock it is pinned to, None if it is pinned to claims; `shared` says whether other hosts may
-    be at work in it.
+    `primitive` is the kernel lock it is pinned to, None if it is pinned to claims; `shared`, whether other hosts may be
+    at work in it.
     """
 
     def __init__(self, path: str, primitive: str | None, *, create: bool, local: bool = False) -> None:
