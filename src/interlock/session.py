@@ -330,7 +330,8 @@ def connect(
               alone (see `interlock.job`); None takes $INTERLOCK_URL, else a directory under the user's state directory.
         rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
         note: a few words shown to whoever waits for this participant.
-        ttl_s: how long a store that knows its clients by leases keeps a silent one; the stores here need none.
+        ttl_s: how long a participant may be silent before others take it for dead, where that is known by a heartbeat
+              (``file:///directory?primitive=claims``); four signs of life are given in that time. Kernel locks need none.
     Raises: Unavailable: unknown scheme or malformed URL (definite). The store itself is first touched when it is used.
     """
     if url == JOB:
