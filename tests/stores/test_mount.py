@@ -138,7 +138,9 @@ def test_a_verdict_decides_for_all_below(tmp_path: Path, monkeypatch: pytest.Mon
     _mount.publish(str(tmp_path), {"primitive": None, "refused": {}})
     with pytest.raises(interlock.UnsafeMount, match="no way of locking"):
         _mount.rule(below, None, "ofd")
-    assert _mount.rule(below, "claims", "ofd") == "claims"
+    _mount.publish(str(tmp_path), {"primitive": None, "refused": {"claims": "a link replaced a name"}})
+    with pytest.raises(interlock.UnsafeMount, match="a link replaced a name"):
+        _mount.rule(below, "claims", "ofd")
 
 
 def test_a_verdict_does_not_outweigh_this_hosts_own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,6 @@ def rule(path: str, primitive: str | None, default: str, *, local: bool = False)
 
     Raises: UnsafeMount: it excludes nobody on other hosts, or that is not known (definite); nothing was made.
     """
-    if primitive == CLAIMS:
-        return CLAIMS
     place = _existing(path)
     mount, verdict = mount_of(place), _verdict_above(place)
     refused = _refused_by_options(mount)
@@ -89,9 +87,9 @@ def rule(path: str, primitive: str | None, default: str, *, local: bool = False)
         refused = {**verdict["refused"], **refused}
         default = verdict["primitive"] or default
     chosen = primitive or default
-    if local or chosen == CLAIMS:
+    if local:
         return chosen
-    if verdict is None and not refused and _undecided(mount):
+    if verdict is None and not refused and chosen != CLAIMS and _undecided(mount):
         raise UnsafeMount(
             f"{path} is on {mount.kind}, mounted at {mount.point}, where kernel locks may mean nothing to other hosts. "
             f"Run `interlock doctor {path} --probe NAME` on two hosts at the same time: it measures that and remembers "
@@ -102,10 +100,10 @@ def rule(path: str, primitive: str | None, default: str, *, local: bool = False)
         )
     if chosen in refused or (verdict is not None and verdict["primitive"] is None):
         why = refused.get(chosen) or "no way of locking was found to work there"
+        claims = f"locks that need no kernel, in a space of their own: file://{path}?primitive=claims, or "
         raise UnsafeMount(
-            f"{path} cannot use {chosen} locks: {why} ({mount.kind} at {mount.point or '/'}). Use locks that need no "
-            f"kernel, in a space of their own: file://{path}?primitive=claims, or another directory. "
-            f"`interlock doctor {path}` measures what works",
+            f"{path} cannot use {chosen} locks: {why} ({mount.kind} at {mount.point or '/'}). Use "
+            f"{'' if chosen == CLAIMS else claims}another directory. `interlock doctor {path}` measures what works",
             scope=f"file://{path}",
             path=path,
         )
