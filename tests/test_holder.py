@@ -47,6 +47,7 @@ ADA = Holder(
     array_index=3,
     restart=1,
     cluster="alps",
+    node="n7",
     rank=2,
     size=8,
     argv=("/opt/bin/python", "train.py", "--lr", "0.1"),
@@ -267,12 +268,13 @@ def test_here_tells_the_present_process(monkeypatch):
     """What can be checked independently is what the system says."""
     monkeypatch.setenv("SLURM_JOB_ID", "812")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "alps")
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
     before = time.time()
     holder = Holder.here(rank=2, size=8, note="fold 3")
     assert (holder.host, holder.pid, holder.cwd) == (os.uname().nodename, os.getpid(), os.getcwd())
     assert holder.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert os.readlink("/proc/self/ns/pid") == f"pid:[{holder.pid_ns}]"
-    assert (holder.scheduler, holder.job_id, holder.cluster) == ("slurm", "812", "alps")
+    assert (holder.scheduler, holder.job_id, holder.cluster, holder.node) == ("slurm", "812", "alps", "n7")
     assert (holder.rank, holder.size, holder.note) == (2, 8, "fold 3")
     assert before <= holder.since <= time.time()
 

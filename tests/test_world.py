@@ -1,8 +1,10 @@
 """Ranks and jobs as every launcher and scheduler tells them, from made-up environments."""
 
+import os
+
 import pytest
 
-from interlock.world import LAUNCHERS, SCHEDULERS, Job, World, job, world
+from interlock.world import LAUNCHERS, SCHEDULERS, Job, World, job, job_node, node_name, world
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
 OPEN_MPI = {
@@ -193,6 +195,10 @@ JOBS = {
         {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "train-0"},
         Job("kubernetes", "train-0"),
     ),
+    "Kubernetes pod train-1": (
+        {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "train-1", "POD_NAMESPACE": "lab"},
+        Job("kubernetes", "train-1", cluster="lab"),
+    ),
     "torchrun run r1": (
         {"TORCHELASTIC_RUN_ID": "r1", "TORCHELASTIC_RESTART_COUNT": "1"},
         Job("torchrun", "r1", None, 1),
@@ -242,3 +248,11 @@ def test_a_malformed_job_number_is_named(name):
 def test_an_unknown_scheduler_can_still_be_named():
     """A job read back from a later version is described, not refused."""
     assert str(Job("moab", "5", 1)) == "moab job 5"
+
+
+def test_a_scheduler_names_its_nodes():
+    """A node's name for the scheduler need not be the host's; outside a job, and on a login node, there is none."""
+    on_node = {"SLURM_JOB_ID": "812", "SLURMD_NODENAME": "n7"}
+    assert (job_node(on_node), node_name(on_node)) == ("n7", "n7")
+    for elsewhere in ({"SLURM_JOB_ID": "812"}, {"SLURMD_NODENAME": "n7"}, {"LSB_JOBID": "99"}, {}):
+        assert (job_node(elsewhere), node_name(elsewhere)) == ("", os.uname().nodename)

@@ -11,8 +11,9 @@ Layer: above `inspection`.
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -100,12 +101,13 @@ def plan(store: Store, prefix: str = "", *, force: bool = False) -> list[Step]:
     return steps
 
 
-def plan_pidfiles(where: Iterable[str], *, force: bool = False) -> list[Step]:
+def plan_pidfiles(where: Sequence[str], *, force: bool = False) -> list[Step]:
     """What there is to clear among the lock files of shell scripts in some places; see `pidfile.survey`."""
     steps = []
     for status in pidfiles(where):
         life = status.parts[0].life
-        step = Step("remove", status.name, PIDFILE, None, "holds", life.state, life.proof, life.holder, status.name)
+        path = os.path.abspath(status.name)
+        step = Step("remove", status.name, PIDFILE, None, "holds", life.state, life.proof, life.holder, path)
         if life.state in _cleared(force):
             steps.append(step)
         elif life.state == "unknown":

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from interlock.world import Job, job, world
+from interlock.world import Job, job, job_node, world
 
 TEXT_LIMIT = 400  # characters of a text that is published, and of all arguments together
 ARGS_LIMIT = 20  # arguments that are published
@@ -51,9 +51,10 @@ class Process(NamedTuple):
 class Holder:
     """One participant. Whatever is not known about it has its default.
 
-    `start` is in clock ticks since boot; `pid_ns` numbers the pid namespace; `rank` is None outside a parallel job;
-    `since` is the wall clock, in seconds, when the session began. The arguments are published as the shell got them,
-    to everyone who may read the store: as with `ps`, a secret does not belong on a command line.
+    `start` is in clock ticks since boot; `pid_ns` numbers the pid namespace; `node` is the scheduler's name for the
+    host; `rank` is None outside a parallel job; `since` is the wall clock, in seconds, when the session began. The
+    arguments are published as the shell got them, to everyone who may read the store: as with `ps`, a secret does not
+    belong on a command line.
     """
 
     host: str
@@ -67,6 +68,7 @@ class Holder:
     array_index: int | None = None
     restart: int = 0
     cluster: str = ""
+    node: str = ""
     rank: int | None = None
     size: int | None = None
     argv: tuple[str, ...] = ()
@@ -95,6 +97,7 @@ class Holder:
             array_index=array_index,
             restart=restart,
             cluster=_clip(cluster),
+            node=_clip(job_node()),
             rank=rank,
             size=size,
             argv=_bounded(sys.orig_argv),
@@ -144,7 +147,7 @@ class Holder:
         ]
         if command:
             parts[0] += f" ({_clip(command, COMMAND_LIMIT)})"
-        return _plain(", ".join(filter(None, parts)))
+        return plain(", ".join(filter(None, parts)))
 
     def same_machine(self) -> bool:
         """Whether its pid means the same process here: one boot of one machine, one pid namespace."""
@@ -153,7 +156,7 @@ class Holder:
     def process_state(self) -> Life:
         """Whether its process lives, judged from here by boot id, pid namespace, pid and start time."""
         if not self.same_machine():
-            return Life("unknown", _plain(self._elsewhere()))
+            return Life("unknown", plain(self._elsewhere()))
         if not _exists(self.pid):
             return Life("dead", f"there is no process {self.pid}")
         found = _process(self.pid)
@@ -205,7 +208,7 @@ def _since(since: float, now: float) -> str:
     return f"since {time.strftime(form, began)}" + (f" ({span(now - since)})" if now >= since else "")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """The text with every character escaped that a terminal would act on instead of showing it."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

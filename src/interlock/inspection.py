@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from interlock import completion
@@ -113,7 +113,9 @@ def informed(life: Liveness) -> Liveness:
     told = schedulers.life(life.holder)
     if told is None:
         return life
-    return life._replace(state=told.state, proof=f"{life.proof}; {told.proof}" if told.state == "unknown" else told.proof)
+    return life._replace(
+        state=told.state, proof=f"{life.proof}; {told.proof}" if told.state == "unknown" else told.proof
+    )
 
 
 def judge(store: Store) -> Judge:
@@ -146,8 +148,10 @@ def survey(store: Store, prefix: str = "") -> Iterator[Status]:
         yield _damaged(error, error.path)
 
 
-def pidfiles(where: Iterable[str]) -> Iterator[Status]:
+def pidfiles(where: Sequence[str]) -> Iterator[Status]:
     """The lock files of shell scripts in some places, each of them told once; see `pidfile.survey`."""
+    if not where:
+        return
     from interlock import pidfile  # not at import: it stands on files and sessions
 
     for path, life in {path: life for place in where for path, life in pidfile.survey(place)}.items():
@@ -155,13 +159,15 @@ def pidfiles(where: Iterable[str]) -> Iterator[Status]:
 
 
 def look_at_pidfile(path: str) -> Status | None:
-    """A shell's lock file, if it is one: it has the name of such files, or the pid of somebody in it."""
-    from interlock import pidfile
+    """A shell's lock file, if it is one: it has the name of such files, or somebody's pid in it."""
+    from interlock.pidfile import look as look_at
+    from interlock.pidfile.sweep import NAME
 
-    life = pidfile.look(path) if os.path.isfile(path) else None
-    if life is None or (life.holder is None and os.path.basename(path) != pidfile.NAME):
+    life = look_at(path)
+    if life is None:
         return None
-    return _of_pidfile(path, life)
+    known = os.path.basename(path) == NAME or (life.holder is not None and life.holder.pid)
+    return _of_pidfile(path, life) if known else None
 
 
 def _of_pidfile(path: str, life: Liveness) -> Status:
@@ -245,7 +251,8 @@ def _read_event(record: Any, verdict: Judge) -> Reading:
 
 def _read_once(record: Any, verdict: Judge) -> Reading:
     parts = [
-        Part(who.session, "waits" if place else "holds", verdict(who.session)) for place, who in enumerate(record.claims)
+        Part(who.session, "waits" if place else "holds", verdict(who.session))
+        for place, who in enumerate(record.claims)
     ]
     detail = {"attempts": record.attempts, "recovered": bool(record.lost)}
     return "done" if record.value is not None else "failed" if record.error is not None else "free", parts, detail

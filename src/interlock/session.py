@@ -331,7 +331,7 @@ def connect(
         rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
         note: a few words shown to whoever waits for this participant.
         ttl_s: how long a participant may be silent before others take it for dead, where that is known by a heartbeat
-              (``file:///directory?primitive=claims``); four signs of life are given in that time. Kernel locks need none.
+              (``file:///directory?primitive=claims``); four signs in that time. Kernel locks need none.
     Raises: Unavailable: unknown scheme or malformed URL (definite). The store itself is first touched when it is used.
     """
     if url == JOB:

@@ -150,6 +150,7 @@ class Scheduler(NamedTuple):
     single: str = ""
     restart: str = ""
     cluster: str = ""
+    node: str = ""
 
 
 SCHEDULERS = (
@@ -160,6 +161,7 @@ SCHEDULERS = (
         array_index="SLURM_ARRAY_TASK_ID",
         restart="SLURM_RESTART_COUNT",
         cluster="SLURM_CLUSTER_NAME",
+        node="SLURMD_NODENAME",
     ),
     Scheduler("lsf", "LSF job", "{}[{}]", mark="LSB_JOBID", id="LSB_JOBID", array_index="LSB_JOBINDEX", single="0"),
     Scheduler("pbs", "PBS job", "{}", mark="PBS_JOBID", id="PBS_JOBID", array_index="PBS_ARRAY_INDEX PBS_ARRAYID"),
@@ -172,7 +174,12 @@ SCHEDULERS = (
         restart="RESTARTED",
         cluster="SGE_CLUSTER_NAME",
     ),
-    Scheduler("kubernetes", "Kubernetes pod", "{}", mark="KUBERNETES_SERVICE_HOST", id="HOSTNAME"),
+    Scheduler(
+        *("kubernetes", "Kubernetes pod", "{}"),
+        mark="KUBERNETES_SERVICE_HOST",
+        id="HOSTNAME",
+        cluster="POD_NAMESPACE",
+    ),
     Scheduler(
         *("torchrun", "torchrun run", "{}"),
         mark="TORCHELASTIC_RUN_ID",
@@ -213,7 +220,7 @@ def node_name(environ: Environment | None = None) -> str:
     for row in LAUNCHERS:
         if environ.get(row.rank) and row.condition(environ) and (told := _first(environ, row.node)[1]):
             return f"node{told}"
-    return environ.get("SLURMD_NODENAME") or os.uname().nodename
+    return job_node(environ) or os.uname().nodename
 
 
 def run_name(environ: Environment | None = None) -> str | None:
@@ -244,6 +251,13 @@ def job(environ: Environment | None = None) -> Job | None:
         index = None if outside else _number(environ, row.array_index)
         return Job(row.name, job_id, index, _number(environ, row.restart) or 0, _first(environ, row.cluster)[1])
     return None
+
+
+def job_node(environ: Environment | None = None) -> str:
+    """The scheduler's name of the node this process runs on; empty outside a job, on a login node where a shell in an
+    allocation may run, and where a node has no name but its host's."""
+    environ = os.environ if environ is None else environ
+    return next((_first(environ, row.node)[1] for row in SCHEDULERS if environ.get(row.mark)), "")
 
 
 def _standing(environ: Environment, row: Launcher) -> tuple[int | None, int | None]:

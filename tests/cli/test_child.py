@@ -114,7 +114,7 @@ def test_a_lost_hold_stops_the_command(command: Command, session: interlock.Sess
     assert command("break", "job", "--reason", "a test").returncode == 0
     out, said = run.communicate(timeout=60)
     assert (run.returncode, out) == (2, "stopped\n")
-    assert "taken away" in said
+    assert "is lost" in said
     assert "Traceback" not in said
     assert session.lock("job").try_acquire() is not None
 
@@ -122,17 +122,17 @@ def test_a_lost_hold_stops_the_command(command: Command, session: interlock.Sess
 def test_whoever_ignores_the_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that goes on after SIGTERM is killed when its grace is over."""
     monkeypatch.setattr(child, "LOOK_S", 0.01)
-    monkeypatch.setattr(child, "GRACE_S", 0.01)
     ready = tmp_path / "ready"
+    stop = child.Stop("a test", 0.01)
     stubborn = ("sh", "-c", 'trap "" TERM; : > "$0"; while :; do sleep 0.05; done', str(ready))
-    assert child.run(stubborn, os.environ, lambda: not ready.exists()) == 128 + signal.SIGKILL
+    assert child.run(stubborn, os.environ, lambda: stop if ready.exists() else None) == (128 + signal.SIGKILL, True)
 
 
 def test_signals_come_back_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the command has ended, this process hears signals as before."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    assert child.run(("true",), os.environ, lambda: True) == 0
-    assert child.run(("/no/such/command",), os.environ, lambda: True) == 127
+    assert child.run(("true",), os.environ, lambda: None) == (0, False)
+    assert child.run(("/no/such/command",), os.environ, lambda: None) == (127, False)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
@@ -141,10 +141,9 @@ def test_an_error_while_looking_takes_the_command_along(monkeypatch: pytest.Monk
     monkeypatch.setattr(child, "LOOK_S", 0.01)
     pid = tmp_path / "pid"
 
-    def fail() -> bool:
+    def fail() -> None:
         if pid.exists() and pid.read_text():
             raise RuntimeError("the look failed")
-        return True
 
     with pytest.raises(RuntimeError, match="the look failed"):
         child.run(("sh", "-c", 'echo $$ > "$0"; exec sleep 60', str(pid)), os.environ, fail)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,9 +100,12 @@ def test_who_may_be_alive_is_left_alone_without_force(
     session.lock("job").acquire()
     (root(file_url) / "sessions" / session.id).unlink()
     kept = command("clear", "--apply", "--json")
-    assert [(step["action"], step["name"], step["applied"]) for step in json.loads(kept.stdout)] == [
-        ("keep", "job", False)
+    assert [(step["action"], step["name"], step["status"], step["applied"]) for step in json.loads(kept.stdout)] == [
+        ("keep", "job", "UNKNOWN", False)
     ]
+    for told in (command("clear").stderr, command("ls").stderr, command("check", "job").stderr):
+        assert "nobody here can tell" in told
+    assert "interlock clear job --apply --force --reason" in command("show", "job").stdout
     assert command("clear", "--apply", "--force").returncode == 2
     assert session.lock("job").locked()
     assert command("clear", "--apply", "--force", "--reason", "host is gone").returncode == 0
@@ -109,6 +114,31 @@ def test_who_may_be_alive_is_left_alone_without_force(
     assert (line["name"], line["action"], line["state"], line["reason"]) == ("job", "evict", "unknown", "host is gone")
     with pytest.raises(interlock.SessionLost):
         session.lock("job").release()
+
+
+FAR = """
+import os, sys
+from interlock.abc import Ticket
+from interlock.holder import Holder
+from interlock.machines.admission import LOCK, Acquire
+from interlock.stores import open_store
+store = open_store(sys.argv[1])
+session = store.open_session(Holder("node7", 4711, boot_id="another", pid_ns="another"), 0.6)
+store.transact("job", LOCK, Acquire(Ticket(session, 1), False))
+os._exit(0)
+"""
+
+
+def test_silence_is_heard_by_watching(command: Command, file_url: str) -> None:
+    """Where sessions live by heartbeats, one look at a silent one proves nothing; `--watch` for its lease time does."""
+    command.environment["INTERLOCK_URL"] += "?primitive=claims"
+    subprocess.run([sys.executable, "-c", FAR, command.environment["INTERLOCK_URL"]], check=True)
+    until(lambda: "UNKNOWN" in command("ls").stdout)
+    assert [step["action"] for step in json.loads(command("clear", "--apply", "--json").stdout)] == ["keep"]
+    steps = json.loads(command("clear", "--apply", "--watch", "1.2", "--json").stdout)
+    assert [(step["action"], step["status"]) for step in steps[:1]] == [("evict", "STALE")]
+    assert "no sign of life on node7" in steps[0]["why"]
+    assert command("check", "job").returncode == 0
 
 
 def use(session: interlock.Session, count: int) -> list[int]:

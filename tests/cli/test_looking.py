@@ -17,7 +17,7 @@ from interlock.machines.barrier import BARRIER, Abort
 from interlock.stores._space import file_name
 
 STATUS = {"name", "kind", "state", "holders", "waiters", "detail", "done", "damage"}
-PART = {"session", "state", "proof", "since", "token", "mode", "who", "holder"}
+PART = {"session", "state", "status", "proof", "since", "token", "mode", "who", "holder"}
 
 
 def listed(command: Command, *options: str) -> dict[str, dict[str, Any]]:
@@ -37,7 +37,8 @@ def test_json_has_the_same_keys_everywhere(command: Command) -> None:
     assert all(set(status) == STATUS for status in statuses)
     (part,) = statuses[0]["holders"]
     assert set(part) == PART
-    assert (part["state"], part["holder"]["pid"], part["holder"]["note"]) == ("alive", holder.pid, "mine")
+    assert (part["state"], part["status"]) == ("alive", "ACTIVE")
+    assert (part["holder"]["pid"], part["holder"]["note"]) == (holder.pid, "mine")
     assert let_go(holder)[0] == 0
 
 
@@ -114,7 +115,7 @@ def test_the_queue_is_told_in_order(command: Command, session: interlock.Session
         waiters = json.loads(command("show", "job", "--json").stdout)["waiters"]
     assert [waiter["holder"]["note"] for waiter in waiters] == ["first", "second"]
     assert text.index(f"pid {os.getpid()}") < text.index("note: first") < text.index("note: second")
-    assert text.count("alive:") == 3
+    assert text.count("ACTIVE:") == 3
 
 
 def test_the_dead_are_marked(command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -90,6 +91,42 @@ def test_permits_are_counted(command: Command) -> None:
     assert let_go(first)[0] == 0
     assert command(*third).returncode == 0
     assert let_go(second)[0] == 0
+
+
+def test_a_key_names_what_python_names(command: Command, session: interlock.Session) -> None:
+    """`--key` stands in place of NAME, and shell and Python meet in one name, however a number is written."""
+    key = ("--key", "strategy=baseline", "--key", "ratio=0.50")
+    with session.lock(interlock.key(ratio=0.5, strategy="baseline")) as grant:
+        assert command("run", *key, "--if-held", "skip", "--", "true").returncode == 75
+        assert command("check", *key).returncode == 1
+        assert json.loads(command("show", *key, "--json").stdout)["holders"][0]["token"] == grant.token
+    ran = command("run", *key, "--once", "--", "sh", "-c", 'echo "$INTERLOCK_NAME" "$0" "$1"', "a", "--key")
+    assert ran.stdout == "ratio=0.5,strategy=baseline a --key\n"
+    holder = command.hold(*key)
+
+    assert command("break", *key, "--reason", "a test").returncode == 0
+    assert let_go(holder)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--key", "ratio=", "--", "echo", "it ran"), "no value"),
+        (("run", "--key", "ratio", "--", "echo", "it ran"), "NAME=VALUE"),
+        (("run", "--key", "a=1"), "a command"),
+        (("run", "job"), "a command"),
+        (("check", "job", "--key", "a=1"), "one of NAME and --key"),
+        (("show",), "one of NAME and --key"),
+        (("break", "--reason", "a test"), "one of NAME and --key"),
+        (("check", "--key", "a=1", "--key", "a=2"), "twice"),
+    ],
+)
+def test_a_slip_in_a_key_is_refused(command: Command, words: tuple[str, ...], said: str) -> None:
+    """A variable that is not set, a name given twice over, or none at all: an error, and nothing runs."""
+    refused = command(*words)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

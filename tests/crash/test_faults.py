@@ -117,11 +117,11 @@ def give_back(session: interlock.Session, ticket: Ticket) -> None:
         session.store.transact("crowd", LOCK, Leave(ticket))
 
 
-def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int], None]) -> int:
+def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int], None], stride: int = 1) -> int:
     """Run the child with its first, second, ... call going wrong, until there is no such call; how many there were."""
-    number = 0
+    number = 1 - stride
     while True:
-        number += 1
+        number += stride
         code = wait(fork(functools.partial(child, number)))
         if code == NOT_REACHED:
             return number - 1
@@ -136,13 +136,19 @@ def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int],
         assert records
 
 
+# The way of locking, and how many calls lie between two that go wrong.
+WAYS = pytest.mark.parametrize(("way", "stride"), [("ofd", 1), ("claims", 15)], ids=["ofd", "claims"])
+
+
+@WAYS
 @pytest.mark.parametrize("moment", [before, after, amid], ids=lambda moment: moment.__name__)
-def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any) -> None:
+def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any, way: str, stride: int) -> None:
     """SIGKILL before, after and in the middle of each call: every record is whole and the next comer goes on."""
-    witness = Witness(file_url)
+    url = f"{file_url}?primitive={way}"
+    witness = Witness(url)
 
     def child(number: int) -> None:
-        session = interlock.connect(file_url)
+        session = interlock.connect(url)
         fault = Fault(number, moment)
         round_of_everything(session, number)
         session.close()
@@ -154,16 +160,18 @@ def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any) ->
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check) > 100
+        assert sweep(witness, child, check, stride) > 100
 
 
+@WAYS
 @pytest.mark.parametrize("wrong", [failing(errno.ENOSPC), failing(errno.EIO), late], ids=["ENOSPC", "EIO", "late EIO"])
-def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any) -> None:
+def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any, way: str, stride: int) -> None:
     """Each call fails once: a typed error or none, and the same process then does everything as if nothing was."""
-    witness = Witness(file_url)
+    url = f"{file_url}?primitive={way}"
+    witness = Witness(url)
 
     def child(number: int) -> None:
-        session = interlock.connect(file_url)
+        session = interlock.connect(url)
         fault = Fault(number, wrong)
         try:
             round_of_everything(session, number)
@@ -182,7 +190,7 @@ def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any)
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check) > 100
+        assert sweep(witness, child, check, stride) > 100
 
 
 PROGRAM = """

@@ -204,11 +204,11 @@ RULES: dict[str, tuple[Worker, Callable[[Counter[str]], bool]]] = {
 }
 
 
-def soak(tmp_path: Path, kind: str, seconds: float, seed: int) -> Torment:
+def soak(tmp_path: Path, kind: str, seconds: float, seed: int, way: str = "ofd") -> Torment:
     """Torment one kind of object and judge the log."""
     worker, allowed = RULES[kind]
     log = Log(str(tmp_path / "log"))
-    done = torment(worker, f"file://{tmp_path}/space", log, seconds=seconds, seed=seed)
+    done = torment(worker, f"file://{tmp_path}/space?primitive={way}", log, seconds=seconds, seed=seed)
     entries = log.entries()
     log.close()
     assert overlaps(entries, allowed) == []
@@ -224,6 +224,14 @@ def test_never_more_inside_than_allowed(tmp_path: Path, kind: str) -> None:
     done = soak(tmp_path, kind, 2.0, seed=3)
     assert done.kills > 10
     assert done.stops > 3
+
+
+@pytest.mark.parametrize("kind", sorted(RULES))
+def test_never_more_inside_than_allowed_by_claims(tmp_path: Path, kind: str) -> None:
+    """The same, more briefly, where versions are claimed by links instead of written under a kernel lock."""
+    done = soak(tmp_path, kind, 0.8, seed=6, way="claims")
+    assert done.kills > 4
+    assert done.stops > 1
 
 
 def judge_json(tmp_path: Path, seconds: float, seed: int) -> Torment:
@@ -245,9 +253,9 @@ def test_no_update_of_a_json_file_is_lost_or_doubled(tmp_path: Path) -> None:
     assert judge_json(tmp_path, 2.0, seed=4).kills > 10
 
 
-def judge_barrier(tmp_path: Path, seconds: float, seed: int) -> Torment:
-    log = Log(str(tmp_path / "log"))
-    done = torment(barrier, f"file://{tmp_path}/space", log, seconds=seconds, seed=seed, processes=PARTIES)
+def judge_barrier(tmp_path: Path, seconds: float, seed: int, way: str = "ofd") -> Torment:
+    url, log = f"file://{tmp_path}/space?primitive={way}", Log(str(tmp_path / "log"))
+    done = torment(barrier, url, log, seconds=seconds, seed=seed, processes=PARTIES)
     entries = log.entries()
     log.close()
     passed = Counter((entry[2], entry[3]) for entry in entries if entry[0] == "passed")
@@ -259,9 +267,10 @@ def judge_barrier(tmp_path: Path, seconds: float, seed: int) -> Torment:
     return done
 
 
-def test_a_barrier_passes_or_tells(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("way", "seconds"), [("ofd", 2.5), ("claims", 0.8)])
+def test_a_barrier_passes_or_tells(tmp_path: Path, way: str, seconds: float) -> None:
     """Parties that are killed and replaced: the others pass or are told, never wait for ever, never share a place."""
-    assert judge_barrier(tmp_path, 2.5, seed=5).kills > 10
+    assert judge_barrier(tmp_path, seconds, seed=5, way=way).kills > 4 * seconds
 
 
 def test_the_judge_sees_an_overlap() -> None:
@@ -286,3 +295,12 @@ def test_six_thousand_kills(tmp_path: Path, kind: str, seed: int) -> None:
     judges = {"json": judge_json, "barrier": judge_barrier}
     done = judges[kind](tmp_path, 15.0, seed) if kind in judges else soak(tmp_path, kind, 15.0, seed)
     assert done.kills > 125
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", sorted(RULES))
+def test_a_thousand_kills_by_claims(tmp_path: Path, kind: str, seed: int) -> None:
+    """The same for longer with claims."""
+    assert soak(tmp_path, kind, 15.0, seed, "claims").kills > 100

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -115,6 +116,16 @@ class Slurm:
         self.ask("scontrol", "requeue", job)
         until(lambda: self.states(job) == {"PENDING"} and "completing" not in self.nodes().values())
         self.ask("scontrol", "update", f"jobid={job}", "starttime=now+1")
+
+    @contextmanager
+    def silent(self, daemon: str) -> Iterator[None]:
+        """A daemon that does not answer while the block runs: ``slurmctld``, or a node's, as in ``slurmd-n1``."""
+        pid = int((self.directory / f"{daemon}.pid").read_text())
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def nodes(self) -> dict[str, str]:
         """Every node and its state."""

@@ -92,12 +92,12 @@ OBJECTS: dict[str, tuple[Actor, Specification]] = {
 }
 
 
-def histories(tmp_path: Path, kind: str, count: int, kills: int, first_seed: int = 0) -> int:
+def histories(tmp_path: Path, kind: str, count: int, kills: int, first_seed: int = 0, way: str = "ofd") -> int:
     """Record and check some histories; how many operations overlapped with another one's."""
     actor, specification = OBJECTS[kind]
     overlaps = 0
     for seed in range(first_seed, first_seed + count):
-        url = f"file://{tmp_path}/space-{seed}"
+        url = f"file://{tmp_path}/space-{seed}?primitive={way}"
         history = record(url, str(tmp_path / f"log-{seed}"), actor, seed=seed, kills=kills)
         assert linearizable(history, specification), f"seed {seed}: see {tmp_path}/log-{seed}"
         overlaps += sum(later.called < earlier.returned for earlier, later in itertools.pairwise(history))
@@ -116,12 +116,20 @@ def test_histories_with_kills_in_flight(tmp_path: Path, kind: str) -> None:
     assert histories(tmp_path, kind, 12, kills=2, first_seed=100) > 20
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(OBJECTS))
-def test_many_more_histories(tmp_path: Path, kind: str) -> None:
+def test_histories_by_claims(tmp_path: Path, kind: str) -> None:
+    """Both, more briefly, where versions are claimed by links instead of written under a kernel lock."""
+    assert histories(tmp_path, kind, 4, kills=0, first_seed=200, way="claims") > 0
+    assert histories(tmp_path, kind, 4, kills=2, first_seed=300, way="claims") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ofd", "claims"])
+@pytest.mark.parametrize("kind", sorted(OBJECTS))
+def test_many_more_histories(tmp_path: Path, kind: str, way: str) -> None:
     """The same over two hundred histories."""
-    assert histories(tmp_path, kind, 100, kills=0, first_seed=1000) > 100
-    assert histories(tmp_path, kind, 100, kills=4, first_seed=2000) > 100
+    assert histories(tmp_path, kind, 100, kills=0, first_seed=1000, way=way) > 100
+    assert histories(tmp_path, kind, 100, kills=4, first_seed=2000, way=way) > 100
 
 
 def use_broken_lock(client: Client) -> None:

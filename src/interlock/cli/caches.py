@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from interlock.cache import Cache
-from interlock.cli.display import plain, table
-from interlock.holder import span
+from interlock.cli.display import table
+from interlock.holder import plain, span
 from interlock.session import connect
 
 _HEAD = ("KEY", "CODEC", "BYTES", "COMPUTED IN", "USED", "BY")

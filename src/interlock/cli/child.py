@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import click
 
-from interlock.cli.display import plain
 from interlock.errors import Unavailable
+from interlock.holder import plain
 
 LOOK_S = 1.0  # how often it is asked whether the command must stop
 NOT_FOUND = 127

@@ -7,14 +7,15 @@ written. JSON is ASCII. Layer: under `cli.main`.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 
 import click
 
 from interlock.clearing import Step
-from interlock.holder import span
-from interlock.inspection import Part, Status
+from interlock.holder import plain, span
+from interlock.inspection import PIDFILE, Part, Status
 
 _HEAD = ("NAME", "KIND", "STATE", "AGE", "WAITING", "HOLDER")
 _DONE = {
@@ -28,11 +29,6 @@ _DONE = {
 }
 
 
-def plain(text: str) -> str:
-    """The text with every character escaped that a terminal would act on instead of showing it."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def listing(found: Sequence[Status], url: str, as_json: bool) -> None:
     """All of them: a JSON array, or a table."""
     if as_json:
@@ -41,7 +37,9 @@ def listing(found: Sequence[Status], url: str, as_json: bool) -> None:
     if not found:
         click.echo(f"nothing to list in {plain(url)}", err=True)
         return
-    table([_HEAD, *(_row(status) for status in found)])
+    table([_HEAD, *(row for status in found for row in _rows(status))])
+    if any(_unknown(status) for status in found):
+        click.echo(_advice("..."), err=True)
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> None:
@@ -61,9 +59,10 @@ def details(status: Status, as_json: bool) -> None:
     lines = [("name", status.name), ("kind", status.kind or "-"), ("state", _state(status))]
     lines += [(key, str(value)) for key, value in status.detail.items() if value not in (None, False)]
     for part in status.holders:
-        lines += [("held by", _who(part)), ("", f"{part.life.state}: {part.life.proof}")]
+        lines += [("held by", _who(part)), ("", f"{part.life.status}: {part.life.proof}")]
     for place, part in enumerate(status.waiters, 1):
-        lines += [(f"waiting {place}", _who(part)), ("", f"{part.life.state}: {part.life.proof}")]
+        lines += [(f"waiting {place}", _who(part)), ("", f"{part.life.status}: {part.life.proof}")]
+    lines += [("", _advice(_selects(status)))] if _unknown(status) else []
     lines += [("damage", status.damage)] if status.damage else []
     lines += [("done", status.done.describe())] if status.done else []
     for key, text in lines:
@@ -71,13 +70,17 @@ def details(status: Status, as_json: bool) -> None:
 
 
 def verdict(status: Status, as_json: bool) -> None:
-    """Whether it is free, in a line, or all of it in JSON."""
+    """Whether it is free, in a line and one more for each holder, or all of it in JSON."""
     if as_json:
         details(status, as_json)
         return
-    text = _holder(status)
+    first, *others = _people(status)
     waiting = f"; {len(status.waiters)} waiting" if status.waiters else ""
-    click.echo(plain(f"{status.name}: {_state(status)}" + (f": {text}" if text else "") + waiting))
+    click.echo(plain(f"{status.name}: {_state(status)}" + (f": {first}" if first else "") + waiting))
+    for other in others:
+        click.echo(plain(f"  {other}"))
+    if _unknown(status):
+        click.echo(_advice(_selects(status)), err=True)
 
 
 def steps(found: Sequence[Step], as_json: bool, *, applied: bool) -> None:
@@ -87,23 +90,25 @@ def steps(found: Sequence[Step], as_json: bool, *, applied: bool) -> None:
         return
     for step in found:
         verb = _DONE.get(step.action, step.action) if applied or step.open else f"would {step.action}"
-        who = f": {step.role} it, " if step.role else " "
-        who += (step.who.describe() if step.who else f"session {step.session}") if step.session else ""
-        proof = f" ({step.state}: {step.why})" if step.state else f" ({step.why})" if step.why else ""
-        click.echo(plain(f"{verb} {step.name or step.path or ''}{who}".rstrip() + proof))
+        proof = f" ({step.status}: {step.why})" if step.state else f" ({step.why})" if step.why else ""
+        click.echo(plain(f"{verb} {step.name or step.path or ''}{_whose(step)}{proof}"))
     open_ = sum(step.open for step in found)
     doable = len(found) - open_
     if not applied and doable:
         click.echo(f"{doable} to clear; nothing was changed: --apply does it", err=True)
+    if any(step.action == "keep" for step in found):
+        click.echo(_advice("..."), err=True)
     if not found:
         click.echo("nothing to do", err=True)
 
 
-def _row(status: Status) -> tuple[str, ...]:
-    since = max((part.since for part in (status.holders or status.waiters)[:1]), default=0.0)
-    age = span(time.time() - since) if since else "-"
-    cells = (status.name, status.kind or "-", _state(status), age, str(len(status.waiters)), _holder(status))
-    return tuple(plain(cell) for cell in cells)
+def _rows(status: Status) -> list[tuple[str, ...]]:
+    """A row for the name and its first holder, and one for every other holder."""
+    ages = [span(time.time() - part.since) if part.since else "-" for part in status.holders or status.waiters] or ["-"]
+    head = (status.name, status.kind or "-", _state(status), ages[0], str(len(status.waiters)))
+    first, *others = _people(status)
+    rows = [(*head, first), *(("", "", "", age, "", who) for age, who in zip(ages[1:], others, strict=False))]
+    return [tuple(plain(cell) for cell in row) for row in rows]
 
 
 def _state(status: Status) -> str:
@@ -116,18 +121,38 @@ def _state(status: Status) -> str:
     return status.state
 
 
-def _holder(status: Status) -> str:
-    """Who it is about: the first who holds it, else the first who waits, and how many more."""
+def _people(status: Status) -> list[str]:
+    """Every holder with its status and the proof; else the first who waits; else, once, why there is nobody."""
     parts = status.holders or status.waiters
     if not parts:
         broken = status.detail.get("broken")
-        return status.damage or broken or (status.done.describe() if status.done else "")
-    mark = {"dead": "STALE ", "unknown": "UNKNOWN "}.get(parts[0].life.state, "")
-    proof = f" ({parts[0].life.proof})" if mark else ""
-    others = parts[1:]
-    stale = sum(part.life.state == "dead" for part in others)
-    more = f" and {len(others)} more" if others else ""
-    return mark + _who(parts[0]) + proof + more + (f", {stale} of them STALE" if stale else "")
+        return [status.damage or broken or (status.done.describe() if status.done else "")]
+    told = [f"{part.life.status} {_who(part)} ({part.life.proof})" for part in parts]
+    if status.holders or len(parts) == 1:
+        return told
+    return [f"{told[0]} and {len(parts) - 1} more"]
+
+
+def _unknown(status: Status) -> bool:
+    return any(part.life.state == "unknown" for part in status.parts)
+
+
+def _selects(status: Status) -> str:
+    """What `interlock clear` is given to clear it."""
+    return ("--pidfiles " if status.kind == PIDFILE else "") + shlex.quote(status.name)
+
+
+def _advice(target: str) -> str:
+    """What to do about those of whom nobody here can tell whether they live."""
+    return (
+        "UNKNOWN: nobody here can tell whether it lives. Look again on its own host, or later (interlock clear --watch "
+        f"60); if it is certain that it has ended: interlock clear {plain(target)} --apply --force --reason TEXT"
+    )
+
+
+def _whose(step: Step) -> str:
+    who = step.who.describe() if step.who else f"session {step.session}" if step.session else "nobody knows who"
+    return f": {step.role} it, {who}" if step.role else f" {who}" if step.session else ""
 
 
 def _who(part: Part) -> str:

@@ -21,6 +21,7 @@ import interlock
 from interlock import clearing, inspection
 from interlock.cli import display
 from interlock.errors import InterlockError
+from interlock.holder import plain
 from interlock.inspection import Status
 from interlock.keys import key_of
 from interlock.objects.named import check_name
@@ -89,7 +90,7 @@ def _one(name: str | None, key: str | None) -> str:
 
 
 @cli.command()
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="NAME -- CMD ARG...")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- CMD ARG...")
 @_key
 @click.option("--read", is_flag=True, help="Hold the shared side: other readers may run beside it, no writer.")
 @click.option("--permits", type=click.IntRange(min=1), metavar="N", help="Hold one of N permits of a semaphore.")
@@ -115,7 +116,13 @@ def _one(name: str | None, key: str | None) -> str:
 @click.option("--note", default="", metavar="TEXT", help="A few words for whoever waits.")
 @_url
 def run(
-    url: str | None, words: tuple[str, ...], key: str | None, read: bool, permits: int | None, once: bool, **options: Any
+    url: str | None,
+    words: tuple[str, ...],
+    key: str | None,
+    read: bool,
+    permits: int | None,
+    once: bool,
+    **options: Any,
 ) -> int:
     """Run CMD while holding NAME: interlock run NAME [OPTIONS] -- CMD ARG...
 
@@ -155,7 +162,7 @@ def run(
 def ls(url: str | None, prefix: str, everything: bool, pidfiles: tuple[str, ...], as_json: bool) -> int:
     """List the names in use, who has them and how many wait. Takes nothing. Exit code 2 if a record is damaged.
 
-    Whoever holds a name is ACTIVE, STALE (proved to be gone: the next one gets the name), or UNKNOWN; the proof follows.
+    Who holds a name is ACTIVE, STALE (proved to be gone: the next one gets the name), or UNKNOWN; the proof follows.
     """
     store = open_store(url)
     found = [status for status in inspection.survey(store, prefix) if everything or status.in_use]
@@ -197,7 +204,7 @@ def check(url: str | None, name: str | None, key: str | None, as_json: bool) -> 
 def _look(url: str | None, name: str) -> Status:
     """What there is of a name; of the lock file there, if it is the path of one and nobody has used it as a name."""
     status = inspection.look(open_store(url), name)
-    return status if status.kind or os.sep not in name else inspection.look_at_pidfile(name) or status
+    return status if status.state != "free" or os.sep not in name else inspection.look_at_pidfile(name) or status
 
 
 @cli.command()
@@ -211,7 +218,7 @@ def _look(url: str | None, name: str) -> Status:
     "--watch",
     type=click.FloatRange(min=0),
     metavar="S",
-    help="First look at everybody for so many seconds: where sessions have leases, silence for a lease's time is proof.",
+    help="First watch everybody for so many seconds: where sessions have leases, silence for a lease's time is proof.",
 )
 @_pidfiles
 @_json
@@ -268,7 +275,7 @@ def cache_ls(url: str | None, cache: str, as_json: bool) -> int:
         caches.listing(caches.opened(url, cache), as_json)
     else:
         found = caches.names(url)
-        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(display.plain, found)))
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(map(plain, found)))
     return 0
 
 
@@ -307,6 +314,36 @@ def cache_clear(url: str | None, cache: str, apply: bool) -> int:
     return 0
 
 
+@cli.command()
+@click.argument("path")
+@click.option("--probe", metavar="NAME", help="Measure with other hosts: start this with the same NAME on each.")
+@click.option("--parties", type=click.IntRange(min=2), default=2, metavar="N", help="How many hosts meet. Default: 2.")
+@click.option("--hosts", metavar="A,B", help="Start it on these hosts by ssh; they must see PATH under the same name.")
+@click.option("--ssh", default="ssh", metavar="CMD", help="How to reach them: CMD HOST COMMAND. Default: ssh.")
+@click.option("--program", default="interlock", metavar="CMD", help="How interlock is called there.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    metavar="S",
+    help="Wait so long for the others to come, and for each answer. Default: 60.",
+)
+@click.option("--no-pin", is_flag=True, help="Do not leave the verdict in PATH, where the file store would find it.")
+@_json
+def doctor(path: str, hosts: str | None, no_pin: bool, as_json: bool, **options: Any) -> int:
+    """Measure what locks, links, names and clocks do in the directory PATH, and what may be used there.
+
+    Of a directory that several hosts share, one host cannot tell: use --probe or --hosts. A definite verdict is left in
+    PATH. Exit code: 0 if there is something to use, 1 if nothing works or it is not decided, 2 for an error.
+    """
+    from interlock.cli import doctor as doctors
+
+    names = tuple(name.strip() for name in hosts.split(",")) if hosts is not None else ()
+    if hosts is not None and (len({*names}) < 2 or any(not name or name.startswith("-") for name in names)):
+        raise click.UsageError("--hosts needs the names of at least two hosts, with commas between them")
+    return doctors.run(doctors.Request(path=path, hosts=names, pin=not no_pin, **options), as_json)
+
+
 def main() -> None:
     """The entry point: runs the command and exits with its code; an error of ours is one line."""
     for stream in (sys.stdout, sys.stderr):
@@ -319,6 +356,6 @@ def main() -> None:
     except click.Abort:
         code = INTERRUPTED
     except (InterlockError, OSError, ValueError) as error:
-        click.echo(f"interlock: {display.plain(str(error))}", err=True)
+        click.echo(f"interlock: {plain(str(error))}", err=True)
         code = ERROR
     sys.exit(code)

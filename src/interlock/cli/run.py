@@ -26,16 +26,16 @@ import click
 
 import interlock
 from interlock import completion, inspection
-from interlock.cli import child, display
+from interlock.cli import child
 from interlock.cli.watch import Watch
 from interlock.errors import AcquireTimeout, SessionLost
-from interlock.holder import Holder
+from interlock.holder import Holder, plain
 from interlock.objects import Grant, Lock
 from interlock.session import Session
 
 TEMPFAIL = 75  # EX_TEMPFAIL of sysexits.h: try again later
 HELD = 1
-TURN_S = 5.0  # how long a requeued job waits for its earlier run before it looks who else may have come
+TURN_S = 2.0  # how long a requeued job waits for its earlier run before it looks who else may have come
 
 Obtained = TypeVar("Obtained")
 
@@ -68,7 +68,7 @@ def run(request: Request) -> int:
             with _held(request, session) as grant:
                 return 0 if _is_done(request, session) else _run_held(request, session, grant)
         except AcquireTimeout as late:
-            if late.name == request.name and not late.position:
+            if late.scope == session.url and not late.position:
                 raise  # nobody was seen to hold it: its record could not be reached
             _say(str(late))
             return HELD if request.if_held == "fail" else TEMPFAIL
@@ -108,13 +108,15 @@ def _patiently(acquire: Callable[[float | None], Obtained], timeout: float | Non
 
 def _earlier_run(holder: Holder, me: Holder) -> bool:
     theirs, mine = holder.job, me.job
-    return bool(theirs and mine) and theirs.restart < mine.restart and theirs == mine._replace(restart=theirs.restart)
+    if theirs is None or mine is None:
+        return False
+    return theirs.restart < mine.restart and theirs == mine._replace(restart=theirs.restart)
 
 
 def _ask_the_scheduler(session: Session) -> None:
     """Let the scheduler's word count too, for those in the way whom the store cannot prove dead."""
     alive = session.alive
-    session.alive = lambda who: inspection.informed(alive(who))  # type: ignore[method-assign]
+    session.alive = lambda session: inspection.informed(alive(session))  # type: ignore[method-assign]
 
 
 def _lock(request: Request, session: Session) -> Lock:
@@ -146,7 +148,8 @@ def _run_held(request: Request, session: Session, grant: Grant) -> int:
     watch = Watch(session, request.name, grant, request.grace)
     end = child.run(request.command, environment, watch.must_stop)
     if watch.lost():
-        raise SessionLost(f"the hold of {request.name!r} was lost while the command ran", name=request.name)
+        why = f"the hold of {request.name!r} was lost while the command ran"
+        raise SessionLost(why, name=request.name, scope=session.url)
     if end.code == 0 and request.skip_if_done:
         if end.asked:
             _say(f"{request.name!r} does not count as done: the command had been asked to end")
@@ -167,4 +170,4 @@ def _exit(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(text: str) -> None:
-    click.echo(f"interlock: {display.plain(text)}", err=True)
+    click.echo(f"interlock: {plain(text)}", err=True)
