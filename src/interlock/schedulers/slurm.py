@@ -76,7 +76,7 @@ def life(job: Job, holder: Holder) -> Life:
     restart, run = int(row.RestartCnt), _run(row.State, row.SubmitTime, row.StartTime, row.EndTime)
     if holder.scheduler and restart > holder.restart:
         if row.State != "COMPLETING" or restart > holder.restart + 1:
-            if run.submitted is None or False:  # a requeue is a submission
+            if run.submitted is None or not 0 < holder.since < run.submitted + MARGIN_S:  # a requeue is a submission
                 raise Silent(f"{job} was restarted {restart} times, but not since this holder began")
             over = f"{job} was requeued: its restart {holder.restart} has ended, and restart {restart} {run.words}"
             return _confirmed(Life("dead", over), holder)
