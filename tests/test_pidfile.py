@@ -208,8 +208,8 @@ def test_a_file_from_before_the_boot(path: Path) -> None:
 
 def test_a_file_from_before_the_boot_where_processes_are_hidden(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is known for dead even if /proc tells nothing of the process that has its pid now."""
-    really = pidfile.verdict._process
-    monkeypatch.setattr("interlock.pidfile.verdict._process", lambda pid: really(pid) if pid == os.getpid() else None)
+    really = pidfile.verdict.process
+    monkeypatch.setattr("interlock.pidfile.verdict.process", lambda pid: really(pid) if pid == os.getpid() else None)
     assert status(put(path, "1", age=1e9)) == "STALE"
 
 

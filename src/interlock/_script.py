@@ -119,7 +119,9 @@ def settle(
 
     `again` is what to submit after the first answer, where that differs from `request`; `stands` says that the ticket
     is in the record already, `started` since when (monotonic) the timeout runs, if not from now. Raises `TimedOut` when
-    the deadline passes first, and whatever the store raises; in every case the ticket has been left by then.
+    the deadline passes first, and whatever the store raises; in every case the ticket has been left by then. A
+    store that cannot be reached until the deadline is a `TimedOut` too; an error with an `errno` is the system's own
+    refusal, and raised as it is.
     """
     deadline = None
     if timeout is not None:
@@ -144,7 +146,7 @@ def settle(
         left = None
         if stands or not getattr(error, "definite", False):
             left = yield from leave(request.ticket, f"was interrupted ({type(error).__name__})")
-        if isinstance(error, Unavailable) and deadline is not None:
+        if isinstance(error, Unavailable) and getattr(error, "errno", None) is None and deadline is not None:
             now, _ = yield NOW
             if now >= deadline:
                 raise TimedOut(None, (), now - deadline + (timeout or 0), left) from error

@@ -159,7 +159,7 @@ class Holder:
             return Life("unknown", plain(self._elsewhere()))
         if not _exists(self.pid):
             return Life("dead", f"there is no process {self.pid}")
-        found = _process(self.pid)
+        found = process(self.pid)
         if found is None and not _exists(self.pid):
             return Life("dead", f"process {self.pid} has just ended")
         if found is None or not self.start:
@@ -279,6 +279,22 @@ def _shifted() -> bool:
     return not set(_read("/proc/self/timens_offsets").split()) <= {b"monotonic", b"boottime", b"0"}
 
 
+def running(pid: int) -> Life:
+    """Whether a process of this host and pid namespace runs, in whatever state but that of a zombie."""
+    found = process(pid)
+    start = found.start if found is not None else 0
+    return Holder("", pid, start=start, boot_id=_boot_id(), pid_ns=_pid_ns()).process_state()
+
+
+def process(pid: int) -> Process | None:
+    """What /proc says about a pid; None if it does not, or shows another pid namespace or shifted times."""
+    try:
+        ours = os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return None
+    return _stat(str(pid)) if ours and not _shifted() else None
+
+
 def _exists(pid: int) -> bool:
     """The kernel's own answer: it counts as this process does, whatever /proc is mounted, and hides nobody."""
     try:
@@ -288,15 +304,6 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _process(pid: int) -> Process | None:
-    """What /proc says about a pid; None if it does not, or shows another pid namespace or shifted times."""
-    try:
-        ours = os.readlink("/proc/self") == str(os.getpid())
-    except OSError:
-        return None
-    return _stat(str(pid)) if ours and not _shifted() else None
 
 
 def _stat(pid: str) -> Process | None:

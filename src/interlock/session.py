@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import functools
 import itertools
 import os
 import sys
@@ -29,7 +28,7 @@ from interlock.holder import Holder
 from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
 from interlock.objects.fence import Group
 from interlock.stores import open_store
-from interlock.world import node_name, world
+from interlock.world import node_name, place, world
 
 if TYPE_CHECKING:
     from interlock.cache import Cache
@@ -40,6 +39,8 @@ FAREWELL_S = 1.0  # how long a closing session tries to reach a collective's rec
 
 _known: weakref.WeakValueDictionary[str, Session] = weakref.WeakValueDictionary()
 _kept: dict[str, Session] = {}  # sessions that others count on live on, whether or not anybody here refers to them
+_default: dict[str | None, Session] = {}
+_choosing = threading.RLock()  # a signal's handler may want a session too
 
 
 class Session:
@@ -59,7 +60,7 @@ class Session:
         self.store: Store = open_store(url)
         self._options: dict[str, Any] = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s, "roster": roster}
         self._roster = roster
-        self.rank, self.size = _place(rank, size)
+        self.rank, self.size = place(rank, size)
         self.owner: Callable[[], int] = threading.get_ident
         self._key = key or os.urandom(8).hex()
         self._closed = False
@@ -303,16 +304,27 @@ class Session:
             return Fence(self, name, timeout=timeout, takeover=takeover)
         if scope != "node":
             raise ValueError(f"scope is job or node, not {scope!r}")
-        place = world()
-        local = (place.local_rank, place.local_size) if place.size == self.size else (self.rank, self.size)
+        found = world()
+        local = (found.local_rank, found.local_size) if found.size == self.size else (self.rank, self.size)
         group = Group(node_name(), *local)
         return Fence(self, f"{name}@{group.name}", timeout=timeout, takeover=takeover, group=group)
 
 
-@functools.cache
 def default() -> Session:
     """This process's session in the default scope."""
-    return connect()
+    return shared(_default, None)
+
+
+def shared(sessions: dict[str | None, Session], url: str | None) -> Session:
+    """The one session of this process in a scope: with two, a thread could wait for itself and not know it.
+
+    Where the one that `sessions` has is lost, after a long pause say, and holds nothing any more, it is a new one.
+    """
+    with _choosing:
+        session = sessions.get(url)
+        if session is None or (session.idle and session.lost):
+            session = sessions[url] = connect(url)
+        return session
 
 
 def connect(
@@ -348,26 +360,14 @@ def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) ->
     members = job.roster(url, run.unique)
     session = Session(url, rank=rank, size=size, note=note, ttl_s=ttl_s, roster=members)
     if session.size > 1:
-        place = world()
-        local = place.local_rank if place.size == session.size else session.rank
+        found = world()
+        local = found.local_rank if found.size == session.size else session.rank
         members.join(dataclasses.replace(session._describe(), note=f"{node_name()}/{local}"))
     return session
 
 
 def _soon() -> float:
     return time.monotonic() + FAREWELL_S
-
-
-def _place(rank: int | None, size: int | None) -> tuple[int, int]:
-    if rank is None or size is None:
-        found = world()
-        rank = (found.rank if size is None else 0) if rank is None else rank
-        size = found.size if size is None else size
-        if rank >= size and size == found.size:
-            size = rank + 1
-    if not 0 <= rank < size:
-        raise ValueError(f"rank is from 0 to size - 1, not rank {rank!r} of {size!r}")
-    return rank, size
 
 
 def _rejoin(url: str, options: dict[str, Any], key: str) -> Session:
@@ -387,6 +387,8 @@ def _end_idle_sessions() -> None:
 
 
 def _own_nothing_in_child() -> None:
+    global _choosing
+    _choosing = threading.RLock()
     _kept.clear()
     for session in list(_known.values()):
         session._own_nothing()

@@ -213,6 +213,22 @@ def world(environ: Environment | None = None) -> World:
     return World(rank, size, *_place(environ, agreeing, rank, size), *names)
 
 
+def place(rank: int | None, size: int | None) -> tuple[int, int]:
+    """Rank and size, what is not given being the launcher's; a rank beyond that size stands in a larger one.
+
+    Raises: ValueError: there is no such rank in that size, or a variable is malformed.
+    """
+    if rank is None or size is None:
+        found = world()
+        rank = (found.rank if size is None else 0) if rank is None else rank
+        size = found.size if size is None else size
+        if rank >= size and size == found.size:
+            size = rank + 1
+    if not 0 <= rank < size:
+        raise ValueError(f"rank is from 0 to size - 1, not rank {rank!r} of {size!r}")
+    return rank, size
+
+
 def node_name(environ: Environment | None = None) -> str:
     """A text that the ranks of one node share and those of others do not: the launcher's number of the node, else the
     scheduler's name of it, else the host's; the machine's boot id does not do where one machine plays several nodes."""

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,6 @@ VALUE = numpy.arange(100.0)
 
 def path_of(cache: Cache, key: Any) -> Path:
     return Path(cache._shards.path(interlock.keys.canonical(key)))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no right to mount: {mounted.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
 
 
 def files(root: Path) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import logging
 import os
 import pickle
 import re
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +56,37 @@ def test_the_seconds_waited_are_told(connect: Connect) -> None:
         two.lock("a").acquire(0.05)
     assert caught.value.waited >= 0.05
     assert [who.pid for who in caught.value.holders] == [os.getpid()]
+
+
+def test_what_the_system_refuses_is_no_timeout(tmp_path: Path) -> None:
+    """No directory, or no room: the error is the system's, with its number, whatever the timeout; nobody is blamed."""
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    with (
+        interlock.connect(f"file://{tmp_path}/file/space") as none,
+        interlock.connect(f"file://{tmp_path}/full") as full,
+    ):
+        assert full.lock("old").acquire(0)
+        for session, number in ((none, errno.ENOTDIR), (full, errno.EFBIG)):
+            for take in (
+                lambda session=session: session.lock("new").acquire(0),
+                lambda session=session: session.lock("new").acquire(1e-9),
+                lambda session=session: session.once("once", lambda: 1, timeout=0),
+            ):
+                with no_room(), pytest.raises(interlock.Unavailable) as caught:
+                    take()
+                assert caught.value.errno == number
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process can grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_real_timeout_survives_a_pickle(connect: Connect) -> None:

@@ -6,12 +6,16 @@ import gc
 import os
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import interlock
+import interlock.session
 from contract.conftest import Thread
+from interlock.files import beside
+from interlock.stores import _heartbeat
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]
@@ -174,3 +178,28 @@ def test_a_forgotten_session_ends(url: str) -> None:
     gc.collect()
     assert list(keeper.store.sessions()) == [keeper.id]
     keeper.close()
+
+
+@pytest.mark.parametrize("whose", ["the process", "files"])
+def test_a_shared_session_that_is_lost_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, whose: str
+) -> None:
+    """After a sleep longer than its lease it is refused everything; once it holds nothing, a new one replaces it."""
+    url = f"file://{tmp_path}/space?primitive=claims"
+    monkeypatch.setenv("INTERLOCK_URL", url)
+    monkeypatch.setattr(interlock.session, "_default", {})
+    monkeypatch.setattr(beside, "_sessions", {})
+    current = interlock.session.default if whose == "the process" else lambda: beside.session_of(url)
+    first, awake = current(), _heartbeat._clock
+    grant = first.lock("a").acquire()
+    monkeypatch.setattr(_heartbeat, "_clock", lambda: awake() + 60)
+    assert current() is first
+    with pytest.raises(interlock.SessionLost):
+        first.lock("b").acquire()
+    grant.release()
+    second = current()
+    assert second is not first
+    assert current() is second
+    with second.lock("a"), second.lock("b"):
+        first.close()
+    second.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -117,11 +118,9 @@ def give_back(session: interlock.Session, ticket: Ticket) -> None:
         session.store.transact("crowd", LOCK, Leave(ticket))
 
 
-def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int], None], stride: int = 1) -> int:
+def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int], None], first: int, stride: int) -> int:
     """Run the child with its first, second, ... call going wrong, until there is no such call; how many there were."""
-    number = 1 - stride
-    while True:
-        number += stride
+    for number in itertools.count(first, stride):
         code = wait(fork(functools.partial(child, number)))
         if code == NOT_REACHED:
             return number - 1
@@ -134,14 +133,25 @@ def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int],
         assert set(once.run(lambda: "y")) <= {"x", "y"}
         once.forget()
         assert records
+    raise AssertionError("unreachable")
 
 
-# The way of locking, and how many calls lie between two that go wrong.
-WAYS = pytest.mark.parametrize(("way", "stride"), [("ofd", 1), ("claims", 15)], ids=["ofd", "claims"])
+# The way of locking, and how far apart the calls are that go wrong.
+WAYS = pytest.mark.parametrize(
+    ("way", "stride"),
+    [
+        pytest.param("ofd", 3, id="ofd"),
+        pytest.param("claims", 19, id="claims"),
+        pytest.param("ofd", 1, id="ofd every", marks=pytest.mark.slow),
+        pytest.param("claims", 1, id="claims every", marks=pytest.mark.slow),
+    ],
+)
+MOMENTS = (before, after, amid)
+ERRORS = {"ENOSPC": failing(errno.ENOSPC), "EIO": failing(errno.EIO), "late EIO": late}
 
 
 @WAYS
-@pytest.mark.parametrize("moment", [before, after, amid], ids=lambda moment: moment.__name__)
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.__name__)
 def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any, way: str, stride: int) -> None:
     """SIGKILL before, after and in the middle of each call: every record is whole and the next comer goes on."""
     url = f"{file_url}?primitive={way}"
@@ -160,19 +170,19 @@ def test_death_at_every_call_leaves_a_sound_space(file_url: str, moment: Any, wa
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check, stride) > 100
+        assert sweep(witness, child, check, 1 + MOMENTS.index(moment) % stride, stride) > 100
 
 
 @WAYS
-@pytest.mark.parametrize("wrong", [failing(errno.ENOSPC), failing(errno.EIO), late], ids=["ENOSPC", "EIO", "late EIO"])
-def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any, way: str, stride: int) -> None:
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, error: str, way: str, stride: int) -> None:
     """Each call fails once: a typed error or none, and the same process then does everything as if nothing was."""
     url = f"{file_url}?primitive={way}"
     witness = Witness(url)
 
     def child(number: int) -> None:
         session = interlock.connect(url)
-        fault = Fault(number, wrong)
+        fault = Fault(number, ERRORS[error])
         try:
             round_of_everything(session, number)
         except interlock.InterlockError:
@@ -190,7 +200,7 @@ def test_an_error_at_every_call_is_typed_and_harmless(file_url: str, wrong: Any,
 
     with collected():
         witness.take(witness.lock).release()
-        assert sweep(witness, child, check, stride) > 100
+        assert sweep(witness, child, check, 1 + [*ERRORS].index(error) % stride, stride) > 100
 
 
 PROGRAM = """

@@ -23,6 +23,7 @@ READY, PHASE, TOKEN = 0, 1, 2
 FREE, TAKING, HOLDING, GIVING = 0, 1, 2, 3
 PERMITS = 6
 CROWD = 40
+LIVES_S = (0.001, 0.003, 0.003, 0.01)  # how long a writer may live at most; on a slow machine, too, some get far
 
 
 class Writer:
@@ -36,7 +37,9 @@ class Writer:
         self.permits = self.session.semaphore("permits", PERMITS)
 
     def run(self) -> None:
-        steps: list[Callable[[], None]] = [self.take_lock] * 10 + [self.take_permits, self.crowd, self.compute]
+        steps: list[Callable[[], None]] = [self.take_lock]
+        if self.random.random() < 0.5:  # the others hold the lock for half of their time, on any machine
+            steps = [self.take_lock] * 10 + [self.take_permits, self.crowd, self.compute]
         self.board[READY] = len(self.session.id)
         while True:
             self.random.choice(steps)()
@@ -130,7 +133,7 @@ def kills(url: str, count: int, seed: int) -> int:
         victim = fork(lambda number=number: Writer(url, board, seed + number).run())
         if chance.random() < 0.9:
             eventually(lambda: board[READY])
-        time.sleep(chance.uniform(0, 0.003))
+        time.sleep(chance.uniform(0, chance.choice(LIVES_S)))
         kill(victim)
         recovered += witness.take_over(board, witness.look())
     return recovered
@@ -139,10 +142,10 @@ def kills(url: str, count: int, seed: int) -> int:
 @pytest.mark.parametrize("primitive", ["ofd", "flock", "lockf", "claims"])
 def test_no_kill_leaves_a_record_unreadable_or_untakable(file_url: str, primitive: str) -> None:
     """After each of many kills every record is whole, never older, and the next comer has the lock and knows."""
-    count = {"ofd": 2000, "claims": 250}.get(primitive, 150)
+    count = 300 if primitive == "ofd" else 100
     with collected():
         recovered = kills(f"{file_url}?primitive={primitive}", count, seed=20)
-    assert recovered > {"ofd": 20, "claims": 2}.get(primitive, 0), "too few kills hit a holder to show anything"
+    assert recovered > 5, "too few kills hit a holder to show anything"
 
 
 @pytest.mark.slow

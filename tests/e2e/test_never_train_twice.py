@@ -115,7 +115,7 @@ def beginnings(said: str) -> list[int]:
 
 
 def test_slurm_trains_each_configuration_once(slurm: Slurm, place: Cluster) -> None:
-    """The job script as it stands: twenty tasks over five configurations, the longest of which is requeued on the way;
+    """The job script as it stands: ten tasks over five configurations, the longest of which is requeued on the way;
     each is trained to its end once, and when all is submitted again there is nothing left to do."""
     variables = place.variables | {"PATH": f"{Path(sys.executable).parent}:{slurm.variables['PATH']}"}
 
@@ -131,7 +131,7 @@ def test_slurm_trains_each_configuration_once(slurm: Slurm, place: Cluster) -> N
     def training() -> list[str]:
         return [task for task, text in said(job).items() if f"{LONG} begins" in text]
 
-    job = submit("0-19")
+    job = submit("0-9")
     until(lambda: bool(training()), situation=lambda: str(said(job)))
     (task,) = training()
     slurm.requeue(task)

@@ -89,10 +89,10 @@ def test_a_command_is_stopped_before_the_time_limit(slurm: Slurm, shared: str) -
         loop = "trap 'echo saved; exit 9' TERM; echo started; while :; do sleep 0.1; done"
         return slurm.sbatch(f"exec {run(shared, name, *options)} -- sh -c {shlex.quote(loop)}", "--time=1")
 
-    raised, free = train("raised", "--grace", "54"), train("free")
+    raised, free = train("raised", "--grace", "55"), train("free")
+    stopped = train("stopped", "--grace", "53")  # its time to stop comes two seconds after that of the one above
     until(lambda: slurm.output(raised) == slurm.output(free) == "started\n")
     slurm.ask("scontrol", "update", f"jobid={raised}", "timelimit=10")
-    stopped = train("stopped", "--grace", "52")  # its time to stop comes two seconds after that of the one above
     assert slurm.wait(stopped) == {"FAILED"}
     assert "ExitCode=9:0" in slurm.ask("scontrol", "show", "job", stopped)
     assert "this job's time limit comes in" in slurm.output(stopped)

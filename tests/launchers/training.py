@@ -1,4 +1,4 @@
-"""Training as a user of torch writes it: ``torchrun ... -m launchers.training JOURNAL WORKERS METHOD``.
+"""Training as a user of torch writes it: ``torchrun ... -m launchers.training JOURNAL``.
 
 A model learns from a real annotation of the fruit fly's genome, which gffutils ships, to tell exons from the probes of
 an array by their length and strand. The index with these is built once per job: every rank and every DataLoader worker
@@ -27,6 +27,7 @@ ANNOTATION = "data/dmel-all-no-analysis-r5.49_50k_lines.gff"
 KINDS = ("exon", "oligonucleotide")
 BATCHES = 30  # of each rank
 BATCH = 32
+LOADERS = {"spawn": 1, "fork": 2}  # how its workers are started, and how many: one training for each
 
 
 class Features(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -70,16 +71,18 @@ def build_index(journal: Journal) -> str:
     return str(path)
 
 
-def main(journal: Journal, workers: int, method: str) -> None:
-    """One rank's part in the training."""
+def main(journal: Journal) -> None:
+    """One rank's part in the trainings."""
     place.main(str(journal.path))
     init_process_group("gloo")
     session = interlock.connect("job://")
     journal.add("connected", scope=session.url)
     dataset = Features(session, journal)
     dataset.index.get()  # the rank looks into it as well as its workers
-    model, losses = train(dataset, workers, method)
-    journal.add("trained", losses=losses, weights=[part.flatten().tolist() for part in model.parameters()])
+    for method, workers in LOADERS.items():
+        model, losses = train(dataset, workers, method)
+        weights = [part.flatten().tolist() for part in model.parameters()]
+        journal.add("trained", method=method, losses=losses, weights=weights)
     session.barrier("end").wait(60)
     destroy_process_group()
 
@@ -102,4 +105,4 @@ def train(dataset: Features, workers: int, method: str) -> tuple[torch.nn.Module
 
 
 if __name__ == "__main__":
-    main(Journal(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(Journal(sys.argv[1]))

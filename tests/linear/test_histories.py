@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import interlock
+from interlock.stores._record import RecordFile
 from linear.checker import Operation, Specification, linearizable
 from linear.recorder import Actor, Client, record
 from linear.specifications import Admission, Counter, Flag, OneResult
@@ -19,10 +22,11 @@ ROUNDS = 12
 PERMITS = 2
 
 
-def use_lock(client: Client) -> None:
+def use_lock(client: Client, patience_s: float | None = None) -> None:
     lock = client.session.lock("object")
+    take = functools.partial(lock.acquire, patience_s)
     for _ in range(ROUNDS):
-        act = client.random.choice((lock.acquire, lock.acquire, lock.try_acquire))
+        act = client.random.choice((take, take, lock.try_acquire))
         grant = client.does("write", None, act)
         if grant is not None:
             client.does("release", grant.token, grant.release)
@@ -133,27 +137,34 @@ def test_many_more_histories(tmp_path: Path, kind: str, way: str) -> None:
 
 
 def use_broken_lock(client: Client) -> None:
-    """The lock on a store whose kernel lock excludes nobody."""
+    """The lock on a store whose kernel lock excludes nobody, and which lets others act between its read and its write.
+
+    A client that is told of an error stops, as does one whose ticket is lost: only what was answered is judged.
+    """
     client.session.store._opened()  # type: ignore[attr-defined]
-    client.session.store._try_lock = lambda fd: True  # type: ignore[attr-defined]
-    try:
-        use_lock(client)
-    except interlock.InterlockError:
-        client.does("release", -1, lambda: None)
+    records = client.session.store._records  # type: ignore[attr-defined]
+    assert callable(records._try_lock)
+    records._try_lock = lambda fd: True
+    read = RecordFile.read
+
+    def slow_read(file: RecordFile) -> bytes | None:
+        line = read(file)
+        time.sleep(0.0002)
+        return line
+
+    RecordFile.read = slow_read  # type: ignore[method-assign]
+    with suppress(interlock.InterlockError):
+        use_lock(client, patience_s=2.0)
 
 
-@pytest.mark.timeout(600)
 def test_a_broken_twin_is_rejected(tmp_path: Path) -> None:
-    """Negative control: with the kernel lock taken out, some history of the lock is not linearizable, or never ends."""
+    """Negative control: with the kernel lock taken out, a history of the lock is soon not linearizable."""
 
     def rejected(seed: int) -> bool:
         url, log = f"file://{tmp_path}/space-{seed}", str(tmp_path / f"log-{seed}")
-        try:
-            return not linearizable(record(url, log, use_broken_lock, seed=seed), Admission())
-        except AssertionError as hung:
-            return "did not end" in str(hung)
+        return not linearizable(record(url, log, use_broken_lock, seed=seed), Admission())
 
-    assert any(rejected(seed) for seed in range(1000))
+    assert any(rejected(seed) for seed in range(40))
 
 
 @pytest.mark.parametrize("kind", ["lock", "rwlock", "semaphore", "once", "counter"])

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import interlock
+from crash.processes import eventually
 from interlock.holder import Holder
+from interlock.stores import _claimed
 from interlock.stores._heartbeat import Heartbeats
 from interlock.stores._space import Space, file_name
-from processes import as_root, become_nobody, open_directory, run
-from test_files import small_disk
-
-__all__ = ["small_disk"]  # a fixture
+from processes import NOBODY, as_root, become_nobody, open_directory, run
 
 TIMEOUT_S = 5.0
 
@@ -82,6 +83,47 @@ def test_other_names_are_no_versions(session: interlock.Session, folder: Path, n
     assert session.lock("x").acquire(TIMEOUT_S).token == 2
 
 
+def test_a_listing_that_names_what_cannot_be_opened_is_no_endless_loop(
+    session: interlock.Session, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a version that is gone is listed on and on, whoever asks is told in time, or interrupted at once."""
+    listings: list[int] = []
+    with monkeypatch.context() as stale:
+        stale.setattr(_claimed, "LOOK_S", 0.1)
+        stale.setattr(_claimed, "_versions", lambda folder: listings.append(folder) or [99])
+        with pytest.raises(interlock.AcquireTimeout):
+            session.lock("x").acquire(0.1)
+        with pytest.raises(interlock.Unavailable, match=folder.name):
+            session.store.read("x")
+        interrupt = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGINT))
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            session.lock("x").acquire()
+    assert len(listings) < 1000, "it asks again without a pause"
+    assert session.lock("x").acquire(TIMEOUT_S).token == 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_cleaner_in_the_middle_of_a_step(
+    session: interlock.Session, folder: Path, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the record is removed just before its version is linked, or just after, no hold is given that none can see."""
+    link, links = os.link, []
+
+    def swept(*args: Any, **options: Any) -> None:
+        links.append(args)
+        if after:
+            link(*args, **options)
+        if len(links) == 1:
+            shutil.rmtree(folder)
+        if not after:
+            link(*args, **options)
+
+    monkeypatch.setattr(os, "link", swept)
+    assert session.lock("x").acquire(TIMEOUT_S).token == 1
+    assert session.lock("x").locked()
+
+
 @pytest.mark.parametrize("plant", ["link", "file"])
 def test_what_is_planted_as_a_records_directory_is_refused(
     session: interlock.Session, folder: Path, tmp_path: Path, plant: str
@@ -121,10 +163,10 @@ def test_a_full_disk_is_told_and_changes_nothing(small_disk: Path) -> None:
 
 @as_root
 def test_what_root_makes_in_somebodys_space_is_theirs() -> None:
-    """Root takes a lock in a user's space: the user goes on with every record there, and with new ones."""
+    """Root takes a lock in a user's space, or is the first there: the user goes on with every record, old and new."""
 
-    def take(name: str) -> None:
-        with interlock.connect(f"file://{place}/space?primitive=claims") as session:
+    def take(name: str, scope: str = "space") -> None:
+        with interlock.connect(f"file://{place}/{scope}?primitive=claims") as session:
             session.lock(name).acquire(TIMEOUT_S).release()
 
     def as_user() -> None:
@@ -140,8 +182,11 @@ def test_what_root_makes_in_somebodys_space_is_theirs() -> None:
         take("x")
         take("z")
         run(lambda: (become_nobody(), take("z")))
-        folders = [*(place / "space").rglob("*")]
-        assert {path.stat().st_uid for path in folders} == {(place / "space").stat().st_uid}
+        (place / "given").mkdir()
+        os.chown(place / "given", NOBODY, NOBODY)
+        take("x", "given")
+        for scope in (place / "space", place / "given"):
+            assert {path.stat().st_uid for path in (scope, *scope.rglob("*"))} == {NOBODY}
 
 
 def test_a_group_shares_the_directories_of_records(tmp_path: Path) -> None:
@@ -157,14 +202,19 @@ def test_a_group_shares_the_directories_of_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ttl_s", [0, -5, 1e9, float("inf")])
 def test_any_lease_is_told_to_others(tmp_path: Path, ttl_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short or long it is asked for, others can read it, and its heart beats."""
+    """However short or long it is asked for, others can read it, and its heart beats for as long as it lasts."""
     with interlock.connect(f"file://{tmp_path}/space?primitive=claims", ttl_s=ttl_s) as session:
         session.lock("x").acquire(TIMEOUT_S)
         space = Space(f"{tmp_path}/space", None, create=False)
         with far_away(monkeypatch):
             assert Heartbeats().alive(space, session.id).state == "alive"
-        assert any(thread.name == "interlock heartbeat" for thread in threading.enumerate())
+        assert hearts()
         space.close()
+    eventually(lambda: not hearts())
+
+
+def hearts() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "interlock heartbeat"]
 
 
 def test_fifty_sessions_of_one_process_live(tmp_path: Path) -> None:
@@ -191,7 +241,7 @@ def test_thousands_of_silent_sessions_are_all_found_dead(tmp_path: Path, monkeyp
     for session in ids:
         theirs.begin(space, session, holder, 0.5)
     theirs.close_all()  # nobody's heart beats from here on
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while {mine.alive(space, session).state for session in ids} != {"dead"}:
         assert time.monotonic() < end, "some are never found dead"
     space.close()

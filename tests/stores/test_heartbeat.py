@@ -136,6 +136,27 @@ def test_a_damaged_file_is_unknown(space: Space, content: bytes) -> None:
     assert Heartbeats().alive(space, "a").state == "unknown"
 
 
+@pytest.mark.parametrize("lease", [0.0, -1.0])
+def test_a_lease_that_nobody_gives_proves_no_death(
+    theirs: Heartbeats, space: Space, look: Callable[[], Liveness], lease: float
+) -> None:
+    """A heartbeat that is damaged in just its lease is damaged: nobody is dead by having been silent for no time."""
+    path = Path(space.path) / "sessions" / "a"
+    path.write_bytes(path.read_bytes()[: -_heartbeat._LENGTH] + _heartbeat._BEAT % (b"beat", 1, 1.0, lease))
+    assert [look().state for _ in range(3)] == ["unknown"] * 3
+
+
+def test_each_heart_beats_at_its_own_pace(tmp_path: Path) -> None:
+    """A session with a long lease is not written as often as its neighbour with a short one."""
+    url = f"file://{tmp_path}/space?primitive=claims"
+    with interlock.connect(url, ttl_s=0.5) as quick, interlock.connect(url, ttl_s=600) as slow:
+        before = beat(tmp_path, quick.id), beat(tmp_path, slow.id)
+        for _ in range(3):
+            last = beat(tmp_path, quick.id)
+            eventually(lambda last=last: beat(tmp_path, quick.id) != last)
+        assert beat(tmp_path, slow.id) == before[1]
+
+
 def test_a_process_of_this_machine_is_judged_by_the_kernel(tmp_path: Path) -> None:
     """A killed one is dead without any lease, a stopped one keeps what it holds for longer than its lease."""
     url, board = f"file://{tmp_path}/space?primitive=claims", Board(2)

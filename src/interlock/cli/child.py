@@ -3,7 +3,8 @@
 1. While it runs, this process only listens: the signals it forwards are blocked and taken one by one, so none is lost
    between the fork and the exec, and no handler runs anywhere.
 2. What the terminal sends goes to the whole foreground group, the command included, and is not delivered twice: the
-   kernel marks it as its own. What a person or a scheduler sends to this process alone is passed on.
+   kernel marks it as its own. What a person or a scheduler sends to this process alone is passed on. Any of these
+   signals may be what makes the command save its work and end early: SIGUSR1 no less than SIGTERM.
 3. If it must stop, because the hold is lost or the job's time is up, it gets SIGTERM and, some seconds later, SIGKILL.
 4. If this process is killed, the kernel kills the command. That is true of the command itself, not of its children.
 
@@ -29,7 +30,6 @@ LOOK_S = 1.0  # how often it is asked whether the command must stop
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _FORWARDED = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2")
-_ENDING = {"SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"}  # who gets one is asked to end
 _BY_KERNEL = 0x80  # SI_KERNEL
 _PR_SET_PDEATHSIG = 1
 
@@ -42,7 +42,7 @@ class Stop(NamedTuple):
 
 
 class End(NamedTuple):
-    """How the command ended: its exit code as a shell tells it, and whether it had been asked to end, by anybody."""
+    """How the command ended: its exit code as a shell tells it, and whether it had got a signal that may ask it to."""
 
     code: int
     asked: bool = False
@@ -81,7 +81,7 @@ def _attend(process: subprocess.Popen[bytes], listened: set[int], must_stop: Cal
         while process.poll() is None:
             told = signal.sigtimedwait(listened, max(0.0, look_at - time.monotonic()))
             if told is not None:
-                asked = asked or signal.Signals(told.si_signo).name in _ENDING
+                asked = asked or told.si_signo != signal.SIGCHLD
                 if told.si_signo != signal.SIGCHLD and told.si_code != _BY_KERNEL:
                     process.send_signal(told.si_signo)
             elif stop is not None:

@@ -89,7 +89,27 @@ def _one(name: str | None, key: str | None) -> str:
     return check_name(key if name is None else name)
 
 
-@cli.command()
+class _Parted(click.Command):
+    """Keeps the first ``--`` among the words. Click takes one away, so it gets one more."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        at = args.index("--") if "--" in args else len(args)
+        return super().parse_args(context, [*args[:at], "--", *args[at:]])
+
+
+def _parted(words: tuple[str, ...], key: str | None) -> tuple[str, tuple[str, ...]]:
+    """The name and the command, whichever way the name is given."""
+    at = words.index("--") if "--" in words else len(words)
+    before, command = words[:at], words[at + 1 :]
+    if key is not None and before:
+        raise click.UsageError(f"--key stands in place of NAME: drop {before[0]!r} or --key. CMD comes after --")
+    name, *rest = (*before, *command) if key is None else (key, *command)
+    if not rest:
+        raise click.UsageError("give NAME, or --key P=VALUE, and a command: interlock run NAME -- CMD ARG...")
+    return name, tuple(rest)
+
+
+@cli.command(cls=_Parted)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="NAME -- CMD ARG...")
 @_key
 @click.option("--read", is_flag=True, help="Hold the shared side: other readers may run beside it, no writer.")
@@ -133,7 +153,7 @@ def run(
     stopped if the hold is lost, and killed if this command is; its own children are not, so let a script `exec` them.
 
     A job that was requeued and finds NAME held by its own earlier run waits for the end of that, whatever --if-held
-    and --timeout say. A command that was told to end does not count as done, even if it exits 0.
+    and --timeout say. A command that got a signal (SIGTERM, SIGUSR1, ...) does not count as done, even if it exits 0.
     """
     from interlock.cli import run as runs
 
@@ -145,12 +165,8 @@ def run(
     if options["timeout"] is not None and options["if_held"] != "wait":
         raise click.UsageError("--timeout goes with --if-held wait")
     options.pop("skip_if_done", None)
-    name, *command = words if key is None else (key, *words)
-    if not command:
-        raise click.UsageError("give NAME, or --key P=VALUE, and a command: interlock run NAME -- CMD ARG...")
-    return runs.run(
-        runs.Request(name, tuple(command), url=url, shared=read, permits=permits, skip_if_done=done, **options)
-    )
+    name, command = _parted(words, key)
+    return runs.run(runs.Request(name, command, url=url, shared=read, permits=permits, skip_if_done=done, **options))
 
 
 @cli.command()

@@ -1,8 +1,8 @@
 """Running a command while a name is held.
 
 The order that makes a done work never be done again: look for the completion, take the name, look again, run, publish
-the completion, and only then give the name back. A command that was asked to end has done no work that counts, whatever
-its exit code: many a training writes a checkpoint then and exits with 0.
+the completion, and only then give the name back. A command that got a signal has done no work that counts, whatever
+its exit code: many a training writes a checkpoint then and exits with 0, on SIGUSR1 as well as on SIGTERM.
 
 A job that its scheduler has requeued finds the name held by its own earlier run. Nobody else does its work, so it does
 not give up, but waits until that run is proved to have ended.
@@ -152,7 +152,7 @@ def _run_held(request: Request, session: Session, grant: Grant) -> int:
         raise SessionLost(why, name=request.name, scope=session.url)
     if end.code == 0 and request.skip_if_done:
         if end.asked:
-            _say(f"{request.name!r} does not count as done: the command had been asked to end")
+            _say(f"{request.name!r} does not count as done: the command got a signal and may have ended early")
         else:
             completion.publish(session, request.name, grant, end.code)
     return end.code

@@ -12,11 +12,11 @@ from urllib.parse import quote
 
 from interlock.files.atomic import regular
 from interlock.objects import Lock
-from interlock.session import Session, connect
+from interlock.session import Session, shared
 
 _OPEN_SPACES = 32  # directories whose locks a process keeps at hand
 
-_sessions: dict[str, Session] = {}
+_sessions: dict[str | None, Session] = {}
 
 
 def lock_of(target: str, timeout: float | None, scope: str | None = None) -> Lock:
@@ -46,8 +46,8 @@ def space_of(target: str) -> str:
 
 
 def session_of(url: str) -> Session:
-    """The one session of this process in a space: with two, a thread could wait for itself and not know it."""
-    session = _sessions.get(url) or _sessions.setdefault(url, connect(url))
+    """This process's session in a space."""
+    session = shared(_sessions, url)
     for old in list(_sessions)[:-_OPEN_SPACES]:
         if _sessions[old].idle and old != url:
             _sessions.pop(old, None)

@@ -24,6 +24,6 @@ Layer: above `files` and `inspection`.
 
 from interlock.pidfile.file import PidFile
 from interlock.pidfile.sweep import clear, find, survey
-from interlock.pidfile.verdict import look, running, said
+from interlock.pidfile.verdict import look, said
 
-__all__ = ["PidFile", "clear", "find", "look", "running", "said", "survey"]
+__all__ = ["PidFile", "clear", "find", "look", "said", "survey"]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from interlock.abc import Liveness
 from interlock.errors import InterlockError
 from interlock.files.atomic import StrPath, resolve
-from interlock.holder import Holder, Life, _boot_id, _pid_ns, _process, span
+from interlock.holder import Holder, process, running, span
 from interlock.pidfile.content import UNNAMED, Seen, read, understand
 from interlock.pidfile.guard import holding, signed
 from interlock.stores._mount import may_be_shared
@@ -84,7 +84,7 @@ def _without_pid(seen: Seen, shared: bool) -> Liveness:
 
 def _by_process(holder: Holder, seen: Seen, shared: bool) -> Liveness:
     """By the process of this host that has the pid: the one that is meant was there when the file was made."""
-    booted, found = _booted(), _process(holder.pid)
+    booted, found = _booted(), process(holder.pid)
     if booted is not None:
         began = booted + found.start / os.sysconf("SC_CLK_TCK") if found is not None else 0.0
         if began - seen.made > (SKEW_S if shared else INSTANT_S):
@@ -96,17 +96,10 @@ def _by_process(holder: Holder, seen: Seen, shared: bool) -> Liveness:
     return Liveness(life.state, f"PID not running: {life.proof}" if life.state == "dead" else life.proof, holder)
 
 
-def running(pid: int) -> Life:
-    """Whether a process of this host and pid namespace runs, in whatever state but that of a zombie."""
-    found = _process(pid)
-    start = found.start if found is not None else 0
-    return Holder("", pid, start=start, boot_id=_boot_id(), pid_ns=_pid_ns()).process_state()
-
-
 def _booted() -> float | None:
     """The wall clock at the last boot; None where the times in /proc do not count from there."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return None if clock is None or _process(os.getpid()) is None else time.time() - time.clock_gettime(clock)
+    return None if clock is None or process(os.getpid()) is None else time.time() - time.clock_gettime(clock)
 
 
 def _elsewhere(path: str, holder: Holder) -> Liveness:

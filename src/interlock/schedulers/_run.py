@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 def weigh(run: Run, job: Job, holder: Holder) -> Life:
     """What a run of the holder's job proves about the holder."""
-    if False:
+    if not holder.since:
         life = run.life if run.life == "alive" else "unknown"
         return Life(life, f"{job} {run.words}, and the holder does not tell since when it is there")
     if is_later(run, holder) and run.submitted is not None:

@@ -24,9 +24,11 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from interlock.abc import Evict, Leave, Machine, Outcome, Stored
@@ -43,10 +45,12 @@ KEPT = 8  # versions that stay before the newest
 LEFT_S = 3600.0  # a draft this much older than a new one was left by somebody who died
 _GIVING_BACK = (Leave, Evict)
 _DIGITS = 16
+_NUMBERED = re.compile(rf"[0-9]{{{_DIGITS}}}")
 _MARKS = b"mark %16b after %16b\n"
 _NOTHING = b"0" * 16  # the mark of what is before the first version
 _MARKED = len(_MARKS % (_NOTHING, _NOTHING))
 _LONGEST_PAUSE_S = 0.05
+LOOK_S = 5.0  # how long a look tries to read a record that others write
 
 
 class ClaimedRecords:
@@ -66,39 +70,43 @@ class ClaimedRecords:
 
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome | None:
         """One step of a machine; None if somebody removed the space."""
-        filed, pause, earlier = file_name(name), 0.001, None
+        filed, earlier = file_name(name), None
         ticket = getattr(op, "ticket", None)
-        if ticket is not None and type(op) is not Leave:
-            self._sessions.demand(ticket.session)
         word = None if ticket is None else self._waiting.word(ticket)
-        while not self._space.removed():
-            with reaching(self.path(filed)):
-                folder = self._folder(filed)
-                try:
+        for _ in _tries(deadline):
+            if self._space.removed():
+                return None
+            if ticket is not None and type(op) is not Leave:
+                self._sessions.demand(ticket.session)
+            # No file there: others went on while this one read, or a cleaner came. Nothing was written.
+            with reaching(self.path(filed)), suppress(FileNotFoundError):
+                with self._folder(filed) as folder:
                     version, mark, record = self._decoded(name, machine, folder)
                     after, outcome = machine.apply(record, op)
                     if outcome.state == "gone" and earlier is not None:
                         return earlier  # what this very call did before others went on
-                    if after is record and type(op) not in _GIVING_BACK:
-                        self._waiting.note(op, outcome, word)
-                        return outcome
-                    line = b"%b%b}\n" % (prefix(name, machine.kind), machine.encode(after).encode())
-                    settled = self._claim(folder, version + 1, line, mark)
-                finally:
-                    os.close(folder)
-            if settled:
-                self._waiting.note(op, outcome, word)
-                return outcome
-            if settled is None:
-                earlier = outcome
-            if deadline is not None and time.monotonic() >= deadline:
-                raise self._contended(name, filed, earlier)
-            time.sleep(random.uniform(0, pause))
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
-        return None
+                    settled: bool | None = True
+                    if after is not record or type(op) in _GIVING_BACK:
+                        line = b"%b%b}\n" % (prefix(name, machine.kind), machine.encode(after).encode())
+                        settled = self._claim(folder, version + 1, line, mark)
+                if settled:
+                    self._waiting.note(op, outcome, word)
+                    return outcome
+                if settled is None:
+                    earlier = outcome
+        raise self._contended(name, earlier)
 
-    def _folder(self, filed: str, *, create: bool = True) -> int:
+    @contextmanager
+    def _folder(self, filed: str, *, create: bool = True) -> Iterator[int]:
         """The record's directory, opened afresh, so that a network file system looks afresh."""
+        folder = self._open_folder(filed, create=create)
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # which would say nothing of what was done in it
+                os.close(folder)
+
+    def _open_folder(self, filed: str, *, create: bool) -> int:
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
         try:
             return os.open(filed, flags, dir_fd=self._space.records)
@@ -109,11 +117,8 @@ class ClaimedRecords:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             raise invalid(self.path(filed), "it is not a directory", scope=self._url) from None
-        with suppress(FileExistsError):
-            os.mkdir(filed, 0o700, dir_fd=self._space.records)
-            if self._space.group:
-                os.chmod(filed, 0o2770, dir_fd=self._space.records)
-        return self._folder(filed, create=False)
+        self._space.make_folder(filed, self._space.records)
+        return self._open_folder(filed, create=False)
 
     def _decoded(self, name: str, machine: Machine, folder: int) -> tuple[int, bytes, Any]:
         """Number, mark and record of the newest version; a name that nobody uses has a version too, which says so."""
@@ -131,22 +136,24 @@ class ClaimedRecords:
             raise invalid(self.path(file_name(name)), damage, name=name, scope=self._url) from None
 
     def _newest(self, folder: int) -> tuple[int, bytes, bytes]:
-        """Number, line and mark of the newest version; 0 and nothing if there is none."""
-        while True:
-            version = max(_versions(folder), default=0)
-            if not version:
-                return 0, b"", _NOTHING
-            try:
-                content = self._read(folder, version)
-            except FileNotFoundError:  # others went on, and it is old by now
-                continue
-            found, _, line = read_line(None, content)
-            if found != version:
-                raise Damage(f"version {version} says that it is version {found}")
-            return version, line, _marks(content)[0]
+        """Number, line and mark of the newest version; 0 and nothing if there is none.
+
+        Raises: FileNotFoundError: others went on meanwhile, so that it is old and removed.
+        """
+        version = max(_versions(folder), default=0)
+        if not version:
+            return 0, b"", _NOTHING
+        content = self._read(folder, version)
+        found, _, line = read_line(None, content)
+        if found != version:
+            raise Damage(f"version {version} says that it is version {found}")
+        return version, line, _marks(content)[0]
 
     def _read(self, folder: int, version: int) -> bytes:
-        fd = self._space.open(_numbered(version), os.O_RDONLY, folder)
+        try:
+            fd = self._space.open(_numbered(version), os.O_RDONLY, folder)
+        except RecordInvalid as error:
+            raise Damage(error.damage) from None
         try:
             return os.pread(fd, LIMIT_BYTES + 2 * HEADER, 0)
         finally:
@@ -166,7 +173,7 @@ class ClaimedRecords:
         try:
             try:
                 if os.write(fd, content) != len(content):
-                    raise Unavailable(f"the disk took only a part of a record at {self._space.path}; nothing changed")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it took a part, and nothing changed
                 made = os.fstat(fd).st_mtime
             finally:
                 os.close(fd)
@@ -175,25 +182,38 @@ class ClaimedRecords:
         finally:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=folder)
-        if self._stands(folder, version, mark):
-            self._tidy(folder, version, made)
-            return True
-        with suppress(FileNotFoundError):
-            if self._read(folder, version) == content:
-                os.unlink(_numbered(version), dir_fd=folder)
-        return None
+        try:
+            if self._stands(folder, version, mark):
+                self._tidy(folder, version, made)
+                return True
+            with suppress(FileNotFoundError):
+                if self._says(folder, version, content):
+                    os.unlink(_numbered(version), dir_fd=folder)
+            return None
+        except OSError as error:
+            raise self._silent(error) from error
 
     def _stands(self, folder: int, version: int, mark: bytes) -> bool:
         """Whether the newest version goes back to this one."""
         try:
-            for later in range(version + 1, max(_versions(folder)) + 1):
+            newest = max(_versions(folder), default=0)
+            if newest < version:
+                return False
+            for later in range(version + 1, newest + 1):
                 found, before = _marks(self._read(folder, later))
                 if before != mark:
                     return False
                 mark = found
-        except FileNotFoundError:
+        except (FileNotFoundError, Damage):
             return False
         return True
+
+    def _says(self, folder: int, version: int, content: bytes) -> bool:
+        """Whether exactly this stands at that version."""
+        try:
+            return self._read(folder, version) == content
+        except Damage:
+            return False
 
     def _link(self, folder: int, draft: str, version: int, content: bytes) -> bool:
         """Whether the draft is that version now. An answer can be wrong: a request that is sent twice finds itself."""
@@ -202,28 +222,31 @@ class ClaimedRecords:
             return True
         except OSError as error:
             try:
-                return self._read(folder, version) == content
+                return self._says(folder, version, content)
             except FileNotFoundError:
                 if isinstance(error, FileExistsError):  # taken, and removed by now
                     return False
                 raise error from None
             except OSError:
-                raise OutcomeUnknown(f"{self._space.path} does not answer ({error})", scope=self._url) from error
+                raise self._silent(error) from error
+
+    def _silent(self, error: OSError) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{self._space.path} does not answer ({error})", scope=self._url)
 
     def _tidy(self, folder: int, version: int, made: float) -> None:
-        """Remove what is old, and drafts that nobody is at work on."""
-        for old in _versions(folder):
-            if old < version - KEPT:
-                with suppress(OSError):
-                    os.unlink(_numbered(old), dir_fd=folder)
-        if version % 64 == 0:
-            for name in os.listdir(folder):
+        """Remove what is old, and drafts that nobody is at work on, as far as the file system lets us."""
+        with suppress(OSError):
+            for old in _versions(folder):
+                if old < version - KEPT:
+                    with suppress(OSError):
+                        os.unlink(_numbered(old), dir_fd=folder)
+            for name in os.listdir(folder) if version % 64 == 0 else ():
                 with suppress(OSError):
                     if name.startswith(".") and os.stat(name, dir_fd=folder).st_mtime < made - LEFT_S:
                         os.unlink(name, dir_fd=folder)
 
-    def _contended(self, name: str, filed: str, earlier: Outcome | None) -> Unavailable | OutcomeUnknown:
-        text = f"the record of {name!r} was written by others for the whole time: {self.path(filed)}"
+    def _contended(self, name: str, earlier: Outcome | None) -> Unavailable | OutcomeUnknown:
+        text = f"the record of {name!r} was written by others for the whole time: {self.path(file_name(name))}"
         return (Unavailable if earlier is None else OutcomeUnknown)(text, name=name, scope=self._url)
 
     # -- looking and tidying
@@ -233,21 +256,19 @@ class ClaimedRecords:
         path = self.path(filed)
         with reaching(path):
             try:
-                folder = self._folder(filed, create=False)
+                with self._folder(filed, create=False) as folder:
+                    for _ in _tries(time.monotonic() + LOOK_S):
+                        with suppress(FileNotFoundError):  # others went on
+                            version, line, _ = self._newest(folder)
+                            name, kind, text = unseal(line or _void("", 0))
+                            return None if kind == VOID else Stored(name, kind, version, text)
             except FileNotFoundError:
                 return None
-            except RecordInvalid as error:
-                return error
-            try:
-                version, line, _ = self._newest(folder)
-                name, kind, text = unseal(line) if line else ("", VOID, "")
             except Damage as damage:
                 return invalid(path, damage, scope=self._url)
             except RecordInvalid as error:
                 return error
-            finally:
-                os.close(folder)
-        return None if kind == VOID else Stored(name, kind, version, text)
+        raise Unavailable(f"{path} changes faster than it can be read", scope=self._url)
 
     def all(self, prefix: str) -> Iterator[Stored | RecordInvalid]:
         """What every record says whose name starts with `prefix`, and what is wrong with the others."""
@@ -264,14 +285,11 @@ class ClaimedRecords:
         content = self.look(filed)
         if not isinstance(content, Stored) or content.kind != machine.kind:
             return False
-        with reaching(self.path(filed)):
-            folder = self._folder(filed)
-            try:
-                version, mark, record = self._decoded(name, machine, folder)
-                line = _void(name, machine.token(record))
-                return machine.idle(record) and bool(self._claim(folder, version + 1, line, mark))
-            finally:
-                os.close(folder)
+        with reaching(self.path(filed)), suppress(FileNotFoundError), self._folder(filed) as folder:
+            version, mark, record = self._decoded(name, machine, folder)
+            line = _void(name, machine.token(record))
+            return machine.idle(record) and bool(self._claim(folder, version + 1, line, mark))
+        return False  # others went on
 
     def discard(self, name: str, unreadable: str | None) -> str | None:
         """Make a record void that is damaged, or that says exactly what somebody found `unreadable`."""
@@ -280,16 +298,32 @@ class ClaimedRecords:
             content = self.look(filed)
             if content is None or (isinstance(content, Stored) and content.text != unreadable):
                 return None
-            folder = self._folder(filed)
-            try:
-                version = max(_versions(folder))
-                aside = f".damaged-{filed}-{version}"
-                with suppress(FileExistsError):
-                    os.link(_numbered(version), aside, src_dir_fd=folder, dst_dir_fd=self._space.records)
+            aside = f".damaged-{filed}-{os.urandom(4).hex()}"
+            if not stat.S_ISDIR(os.stat(filed, dir_fd=self._space.records, follow_symlinks=False).st_mode):
+                os.rename(filed, aside, src_dir_fd=self._space.records, dst_dir_fd=self._space.records)
+            with self._folder(filed) as folder:
+                version = max(_versions(folder), default=0)
+                if version:
+                    self._keep(folder, _numbered(version), aside)
                 self._claim(folder, version + 1, _void(name, (version + 1) * LEAP), _NOTHING)
-            finally:
-                os.close(folder)
         return self.path(aside)
+
+    def _keep(self, folder: int, version: str, aside: str) -> None:
+        """Give what cannot be read a second name among the records; a directory, which has only one, is moved there."""
+        try:
+            os.link(version, aside, src_dir_fd=folder, dst_dir_fd=self._space.records, follow_symlinks=False)
+        except PermissionError:
+            os.rename(version, aside, src_dir_fd=folder, dst_dir_fd=self._space.records)
+
+
+def _tries(deadline: float | None) -> Iterator[None]:
+    """Once, and then again and again until the deadline, with pauses that grow."""
+    pause = 0.001
+    yield
+    while deadline is None or time.monotonic() < deadline:
+        time.sleep(random.uniform(0, pause))
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+        yield
 
 
 def _void(name: str, floor: int) -> bytes:
@@ -319,4 +353,4 @@ def _numbered(version: int) -> str:
 def _versions(folder: int) -> list[int]:
     """The versions that a directory holds now."""
     os.lseek(folder, 0, os.SEEK_SET)
-    return [int(name) for name in os.listdir(folder) if len(name) == _DIGITS and name.isdecimal()]
+    return [int(name) for name in os.listdir(folder) if _NUMBERED.fullmatch(name)]

@@ -18,6 +18,7 @@ Layer: under `stores.file`.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -32,20 +33,22 @@ from interlock.stores._space import Space, reaching
 
 BEATS = 4  # signs of life in a lease time
 MARGIN = 0.9  # the part of the lease after which one's own session counts as lost
-LEAST_TTL_S = 0.5
+LEAST_TTL_S, MOST_TTL_S = 0.5, 1e7  # what a lease that is asked for is brought within
 _BEATS, _OVER = b"beat", b"over"
 _BEAT = b"%b %020d at=%017.6f ttl=%012.3f\n"
 _LENGTH = len(_BEAT % (_BEATS, 0, 0.0, 0.0))
-_WATCHED = 1024  # sessions whose silence is measured at a time
+_WATCHED_S = 3600.0  # whoever was not looked at for so long is watched from the beginning
 
 
 @dataclass(slots=True)
 class Own:
-    """A session of this process: its lease time, when it last gave a sign of life, and why it is lost if it is."""
+    """A session of this process: its lease time, when it last gave a sign of life, when the next is due, and why it is
+    lost if it is."""
 
     holder: Holder
     ttl_s: float
     beaten: float
+    due: float
     beats: int = 0
     lost: str = ""
 
@@ -69,11 +72,13 @@ class Heartbeats:
         self._space: Space | None = None
         self._guard = threading.Lock()
         self._beating = False
-        self._sooner = threading.Event()
+        self._asleep = threading.Lock()  # held by the heart; not an event, which the garbage collector could not set
+        self._asleep.acquire()
 
     def begin(self, space: Space, session: str, holder: Holder, ttl_s: float) -> None:
         """Make the session's file, and keep its heart beating from now on."""
-        own = Own(holder, max(ttl_s, LEAST_TTL_S), _clock())
+        now, ttl_s = _clock(), min(max(LEAST_TTL_S, ttl_s), MOST_TTL_S)
+        own = Own(holder, ttl_s, now, now + ttl_s / BEATS)
         content = holder.to_json().encode() + b"\n" + _beat(own)
         space.publish(session, space.sessions, content)
         with self._guard:
@@ -82,7 +87,7 @@ class Heartbeats:
             if not self._beating:
                 self._beating = True
                 threading.Thread(target=self._go_on, name="interlock heartbeat", daemon=True).start()
-        self._sooner.set()
+        self._wake()
 
     def end(self, space: Space, session: str, forget: bool) -> None:
         """Stop the session's heart, and remove its file if it is to be forgotten, else write there that it is over.
@@ -92,6 +97,7 @@ class Heartbeats:
         own = self._mine.pop(session, None)
         if own is None:
             return
+        self._wake()
         if forget:
             self.forget(space, session)
         else:
@@ -100,17 +106,22 @@ class Heartbeats:
 
     def forget(self, space: Space, session: str) -> None:
         """Remove the file of a session that has ended."""
+        self._seen.pop(session, None)
         with reaching(os.path.join(space.path, "sessions", session)), suppress(FileNotFoundError):
             os.unlink(session, dir_fd=space.sessions)
 
     def move(self, space: Space) -> None:
-        """Begin the same sessions in a new space, the old one having been removed from under them."""
+        """Begin the same sessions in a new space, the old one having been removed from under them.
+
+        Lost ones too, which are those whose file was found to be gone first: what made them so is gone with the space.
+        """
         for session, own in list(self._mine.items()):
             self.begin(space, session, own.holder, own.ttl_s)
 
     def close_all(self) -> None:
         """In a forked child: whose heart beats is the parent's business."""
         self._mine.clear()
+        self._wake()
 
     def demand(self, session: str) -> None:
         """Raise `SessionLost` if a session of this process gave no sign of life for too long."""
@@ -138,15 +149,13 @@ class Heartbeats:
     def _watched(self, session: str, holder: Holder, beat: bytes) -> Liveness:
         """What the heartbeat tells whoever looks again and again."""
         now, (_, at, ttl_s) = time.monotonic(), _numbers(beat)
-        seen = self._seen.get(session) or Seen(beat, now)
+        seen = self._seen.pop(session, None) or Seen(beat, now)
         gap = min(now - seen.at, max(ttl_s / BEATS, 1.0))
         if beat == seen.beat:
             seen = seen._replace(at=now, silent=seen.silent + gap)
         else:
             seen = Seen(beat, now, changed=True)
-        if len(self._seen) > _WATCHED:
-            self._seen.clear()
-        self._seen[session] = seen
+        self._remember(session, seen)
         lease = f"its lease is {span(ttl_s)}"
         if seen.silent >= ttl_s:
             return Liveness("dead", f"no sign of life on {holder.host} for {span(seen.silent)}; {lease}", holder)
@@ -161,6 +170,14 @@ class Heartbeats:
             f"{span(seen.silent)}; {lease}",
             holder,
         )
+
+    def _remember(self, session: str, seen: Seen) -> None:
+        """Keep what was seen; the one that was not looked at for longest stands first, and goes in the end."""
+        with self._guard:
+            self._seen[session] = seen
+            first = next(iter(self._seen))
+            if seen.at - self._seen[first].at > _WATCHED_S:
+                del self._seen[first]
 
     def _read(self, space: Space, session: str) -> bytes:
         fd = space.open(session, os.O_RDONLY, space.sessions)  # afresh, so that a network file system reads afresh
@@ -180,9 +197,15 @@ class Heartbeats:
                     self._beating = False
                     return
             for session, own in mine.items():
-                self._beat(self._space, session, own)
-            self._sooner.wait(min(own.ttl_s for own in mine.values()) / BEATS)
-            self._sooner.clear()
+                if own.due <= (now := _clock()):
+                    own.due = now + own.ttl_s / BEATS
+                    self._beat(self._space, session, own)
+            self._asleep.acquire(timeout=max(0.0, min(own.due for own in mine.values()) - _clock()))
+
+    def _wake(self) -> None:
+        """Let the heart look at once which sessions there are; from anywhere, as this waits for nothing."""
+        with suppress(RuntimeError):  # it is awake
+            self._asleep.release()
 
     def _beat(self, space: Space, session: str, own: Own) -> None:
         if _lost(own):
@@ -237,4 +260,7 @@ def _numbers(beat: bytes) -> tuple[int, float, float]:
     words = beat.split()
     if len(beat) != _LENGTH or len(words) != 4 or words[0] not in (_BEATS, _OVER):
         raise ValueError("its heartbeat is damaged")
-    return int(words[1]), float(words[2][3:]), float(words[3][4:])
+    count, at, ttl_s = int(words[1]), float(words[2][3:]), float(words[3][4:])
+    if not (LEAST_TTL_S <= ttl_s <= MOST_TTL_S and abs(at) < math.inf):
+        raise ValueError("its heartbeat is damaged")
+    return count, at, ttl_s

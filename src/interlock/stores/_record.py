@@ -19,6 +19,7 @@ Layer: under `stores.file`, which holds the kernel lock around `read` and `write
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -149,7 +150,7 @@ class RecordFile:
         version = self.version + 1
         head = header(version, at, line)
         if os.pwrite(self.fd, line, at) != length:
-            raise Unavailable(f"the disk took only a part of a record at {self.path}; nothing was changed")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # it took a part, and nothing changed
         try:
             os.pwrite(self.fd, head, 0)
         except OSError as error:

@@ -81,16 +81,16 @@ class Space:
     def removed(self) -> bool:
         """Whether somebody removed the directory, or a folder of it, since it was opened."""
         with reaching(self.path):
-            return any(os.fstat(folder).st_nlink == 0 for folder in (self.root, self.records, self.sessions))
+            try:
+                return any(os.fstat(folder).st_nlink == 0 for folder in (self.root, self.records, self.sessions))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ESTALE):  # which network file systems answer then
+                    raise
+                return True
 
     def _make_folders(self) -> None:
         for folder in ("records", "sessions"):
-            try:
-                os.mkdir(folder, 0o700, dir_fd=self.root)
-            except FileExistsError:
-                continue
-            if self.group:
-                os.chmod(folder, 0o2770, dir_fd=self.root)
+            self.make_folder(folder, self.root)
 
     def _settle_primitive(self, wanted: str | None, chosen: str, local: bool) -> Primitive | None:
         """The way of locking pinned in the settings, if it may be used here; the first opener pins its choice."""
@@ -176,8 +176,20 @@ class Space:
             self._settle_owner(fd, mode)
         return fd
 
+    def make_folder(self, name: str, parent: int) -> None:
+        """Make a folder with the space's mode; one that is there stays as it is."""
+        try:
+            os.mkdir(name, 0o770 if self.group else 0o700, dir_fd=parent)
+        except FileExistsError:
+            return
+        fd = _open_directory(name, parent)
+        try:
+            self._settle_owner(fd, 0o2770)
+        finally:
+            os.close(fd)
+
     def _settle_owner(self, fd: int, mode: int) -> None:
-        """Files of a space belong to its users, also those that root makes there."""
+        """What is in a space belongs to its users, also what root makes there."""
         owner = os.fstat(self.root)
         if self.group:
             os.fchmod(fd, mode)

@@ -22,6 +22,7 @@ from interlock.compat.prove.training import (
     facts,
 )
 from interlock.errors import InterlockError, Unavailable
+from interlock.holder import running
 from interlock.stores import open_store
 
 log = logging.getLogger("interlock")
@@ -140,7 +141,7 @@ def preflight_check(
 
 def is_pid_running(pid: int) -> bool:
     """Whether a process of this host has that pid."""
-    return pid > 0 and pidfile.running(pid).state != "dead"
+    return pid > 0 and running(pid).state != "dead"
 
 
 def _perform(store: Store, steps: Iterable[Step], reason: str) -> Iterator[Step]:
