@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import interlock
-from crash.processes import Board, collected, fork, kill, wait
+from crash.processes import Board, collected, eventually, fork, kill, wait
 from interlock import clearing
 
 CLEARS = 1000
-INSIDE, TOKENS, CLEARED, STOP = range(4)
+INSIDE, TOKENS, HOLDING, STOP = range(4)
 
 
 @pytest.mark.parametrize("primitive", ["ofd", "claims"])
@@ -34,8 +34,16 @@ def test_clears_beside_acquirers(primitive: str, tmp_path: Path) -> None:
                 time.sleep(chance.uniform(0, 0.001))
 
     def die_holding() -> None:
-        interlock.connect(url).lock("model").acquire(timeout=60)
+        session = interlock.connect(url)
+        session.lock("nobody else's").acquire(timeout=60)  # which those who wait for the other one do not evict
+        board[HOLDING] = 1
+        session.lock("model").acquire(timeout=60)
         time.sleep(60)
+
+    def strike(victim: int) -> None:
+        eventually(lambda: board[HOLDING])
+        board[HOLDING] = 0
+        kill(victim)
 
     with collected():
         acquirers = [fork(acquire) for _ in range(7)]
@@ -43,7 +51,7 @@ def test_clears_beside_acquirers(primitive: str, tmp_path: Path) -> None:
         done: set[str] = set()
         for number in range(CLEARS):
             if number % 50 == 0:
-                kill(victim)
+                strike(victim)
                 victim = fork(die_holding)
             done |= {step.action for step in clearing.plan(store) if clearing.perform(store, step)}
         kill(victim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -169,7 +170,13 @@ def _by_ssh(tmp_path: Path, *hosts: Host, asked: str = "a,b") -> subprocess.Comp
     ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
     command = [sys.executable, "-m", "interlock", "doctor", str(hosts[0].shared), "--hosts", asked, "--ssh", str(ssh)]
     return subprocess.run(
-        [*command, "--program", f"{sys.executable} -m interlock", "--timeout", "2" if "nowhere" in asked else "30"],
+        [
+            *command,
+            "--program",
+            f"{shlex.quote(sys.executable)} -m interlock",
+            "--timeout",
+            "2" if "nowhere" in asked else "30",
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -42,14 +42,22 @@ def noted(result: Any) -> Any:
 def record(url: str, path: str, actor: Actor, *, seed: int, processes: int = 4, kills: int = 0) -> list[Operation]:
     """The history of some processes that act on one object, of which some are killed and replaced."""
     log, chance, who = Log(path), random.Random(seed), 0
+    gate, opener = os.pipe()
+
+    def act(who: int) -> None:
+        if who <= processes:  # those that come later find it open already
+            os.close(opener)
+        os.read(gate, 1)  # until the parent closes the other end: all begin together
+        actor(Client(url, log, who, seed * 1000 + who))
 
     def start() -> tuple[int, int]:
         nonlocal who
         who += 1
-        return fork(lambda who=who: actor(Client(url, log, who, seed * 1000 + who))), who
+        return fork(lambda who=who: act(who)), who
 
     with collected():
         running = [start() for _ in range(processes)]
+        os.close(opener)
         for _ in range(kills):
             time.sleep(chance.uniform(0.003, 0.02))
             pid, victim = running.pop(chance.randrange(len(running)))
@@ -59,6 +67,7 @@ def record(url: str, path: str, actor: Actor, *, seed: int, processes: int = 4, 
             running.append(start())
         for pid, number in running:
             assert wait(pid) == 0, f"process {number} failed"
+    os.close(gate)
     history = operations(log.entries())
     log.close()
     return history

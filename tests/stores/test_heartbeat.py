@@ -178,7 +178,7 @@ def test_a_process_of_this_machine_is_judged_by_the_kernel(tmp_path: Path) -> No
 
 def test_hearts_beat_in_every_process_of_its_own(tmp_path: Path) -> None:
     """A forked child owns nothing and beats for itself; sessions outlive many leases, and the thread ends with them."""
-    url = f"file://{tmp_path}/space?primitive=claims"
+    url, others = f"file://{tmp_path}/space?primitive=claims", hearts()
     session = interlock.connect(url, ttl_s=0.5)
     grant = session.lock("a").acquire()
 
@@ -196,7 +196,7 @@ def test_hearts_beat_in_every_process_of_its_own(tmp_path: Path) -> None:
     assert not session.lost
     grant.release()
     session.close()
-    eventually(lambda: hearts() == 0)
+    eventually(lambda: hearts() <= others)
 
 
 def hearts() -> int:
