@@ -136,7 +136,7 @@ def test_a_paused_host_wakes_up_to_an_ended_probe(up: Up) -> None:
     b.resume()
     code, _, err = finish(programs[1])
     assert code == 2
-    assert "the probe has ended without a verdict" in err or "has said nothing" in err
+    assert any(word in err for word in ("ended without a verdict", "has said nothing", "did not come back"))
     assert left(a.folder) == []
 
 
