@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import uuid
@@ -13,7 +14,7 @@ import pytest
 
 import interlock
 
-STORES = ("memory", "file", "claims")
+STORES = ("memory", "file", "claims", "shm")
 
 # Shells have what they start in the background ignore these, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,12 +28,22 @@ def pytest_report_header() -> str:
     return f"interlock {interlock.__version__}; stores: {', '.join(STORES)}; build: pure Python"
 
 
+def new_scope(store: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty scope of a store; what it leaves behind is removed afterwards."""
+    if store == "shm":
+        name = f"test-{uuid.uuid4().hex}"
+        yield f"shm://{name}"
+        shutil.rmtree(f"/dev/shm/interlock-{os.geteuid()}/{name}", ignore_errors=True)
+    elif store == "memory":
+        yield f"memory://{uuid.uuid4().hex}"
+    else:
+        yield f"file://{tmp_path}/space" + ("?primitive=claims" if store == "claims" else "")
+
+
 @pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty scope, once for every store."""
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}"
-    return f"file://{tmp_path}/space" + ("?primitive=claims" if request.param == "claims" else "")
+    yield from new_scope(request.param, tmp_path)
 
 
 @pytest.fixture

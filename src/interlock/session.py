@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import importlib
 import itertools
 import os
 import sys
@@ -58,6 +59,7 @@ class Session:
         roster: Roster | None = None,
     ) -> None:
         self.store: Store = open_store(url)
+        self._objects = _realisation(self.store)
         self._options: dict[str, Any] = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s, "roster": roster}
         self._roster = roster
         self.rank, self.size = place(rank, size)
@@ -72,6 +74,7 @@ class Session:
         self._opening = threading.Lock()
         self._serials = itertools.count(1)
         self._holds: dict[str, list[Grant]] = {}
+        self.seats: dict[tuple[str, bool], Any] = {}  # places kept at objects in shared memory
         self._collectives: dict[str, Machine] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,7 +107,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether it holds nothing."""
-        return not self._holds
+        return not self._holds and not any(seat.grant for seat in self.seats.values())
 
     @property
     def lasting(self) -> bool:
@@ -131,11 +134,11 @@ class Session:
 
     def close(self) -> None:
         """Give back everything and end the session. Harmless when repeated."""
-        for grants in list(self._holds.values()):
-            for grant in list(grants):
-                grant._depth = 1
-                with contextlib.suppress(NotHeld, SessionLost):
-                    grant.release()
+        seated = [seat.grant for seat in self.seats.values() if seat.grant is not None]
+        for grant in [*seated, *itertools.chain(*list(self._holds.values()))]:
+            grant._depth = 1
+            with contextlib.suppress(NotHeld, SessionLost):
+                grant.release()
         self._bid_farewell()
         with self._opening:
             self._closed = True
@@ -205,23 +208,23 @@ class Session:
 
     def lock(self, name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
         """The lock of this name; see `interlock.Lock`."""
-        return Lock(self, name, timeout=timeout, reentrant=reentrant)
+        return self._objects.Lock(self, name, timeout=timeout, reentrant=reentrant)
 
     def rwlock(self, name: str, *, timeout: float | None = None) -> RWLock:
         """The reader-writer lock of this name; its write side is the lock of the same name."""
-        return RWLock(self, name, timeout=timeout)
+        return self._objects.RWLock(self, name, timeout=timeout)
 
     def semaphore(self, name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
         """The semaphore of this name; everybody who uses it must name the same number of permits."""
-        return Semaphore(self, name, permits, timeout=timeout)
+        return self._objects.Semaphore(self, name, permits, timeout=timeout)
 
     def barrier(self, name: str, parties: int | None = None) -> Barrier:
         """The barrier of this name, for `parties` parties, or as many as the session's world has ranks."""
-        return Barrier(self, name, parties)
+        return self._objects.Barrier(self, name, parties)
 
     def event(self, name: str) -> Event:
         """The event of this name."""
-        return Event(self, name)
+        return self._objects.Event(self, name)
 
     def once(
         self,
@@ -366,6 +369,11 @@ def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) ->
     return session
 
 
+def _realisation(store: Store) -> Any:
+    """Where the objects of a store's scopes are: a store may bring its own."""
+    return importlib.import_module(getattr(store, "objects", "interlock.objects"))
+
+
 def _soon() -> float:
     return time.monotonic() + FAREWELL_S
 
@@ -379,7 +387,7 @@ def _end_idle_sessions() -> None:
     """A process that ends in order leaves no session file behind, unless it holds something: then its successor is
     told `recovered`, as after any other death."""
     for session in list(_known.values()):
-        if not session._holds:
+        if session.idle:
             with contextlib.suppress(InterlockError):
                 session.close()
     if "interlock.job" in sys.modules:

@@ -5,8 +5,7 @@ Layer: an object.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock._script import Probe, Script, TimedOut, leave, settle, submit
 from interlock.abc import Outcome, unseen
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from interlock.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """One party's passage: `index` is its place among the parties (0 first), `generation` counts the passages."""
 
     index: int
@@ -37,7 +35,7 @@ class Barrier(Named):
         self.parties = check_count("parties", session.size if parties is None else parties)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Barrier, (self._session, self.name, self.parties)
+        return type(self), (self._session, self.name, self.parties)
 
     def wait(self, timeout: float | None = None) -> Arrival:
         """Arrive, and wait until every party has.

@@ -14,7 +14,7 @@ from interlock._script import Abandon, Script, TimedOut, reach, settle, submit
 from interlock.abc import Leave, Outcome, Ticket
 from interlock.errors import AcquireTimeout, Deadlock, NotHeld, Unavailable
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire, Downgrade, Held
-from interlock.objects.named import Named, check_count, check_timeout, wall_ms
+from interlock.objects.named import Named, check_count, check_name, check_timeout, wall_ms
 
 if TYPE_CHECKING:
     from interlock.holder import Holder
@@ -29,18 +29,20 @@ class Grant:
     since:     wall-clock seconds at which it was granted.
     """
 
-    __slots__ = ("_depth", "_lock", "_owner", "_ticket", "recovered", "since", "token")
-
-    def __init__(self, lock: Lock, ticket: Ticket, owner: int, held: Held) -> None:
-        self.token, self.recovered, since = held
-        self.since = since / 1000
-        self._lock = lock
-        self._ticket = ticket
-        self._owner = owner
-        self._depth = 1
+    __slots__ = ()
+    token: int
+    recovered: bool
+    since: float
+    _lock: Lock
+    _owner: int
+    _depth: int
 
     def __repr__(self) -> str:
         return f"Grant(token={self.token}, recovered={self.recovered}, since={self.since})"
+
+    @property
+    def _ticket(self) -> Ticket:
+        raise NotImplementedError
 
     def release(self) -> None:
         """Give the hold back, from any thread of the process that obtained it. Raises `NotHeld` if that was done."""
@@ -52,6 +54,20 @@ class Grant:
         Raises: NotHeld: the hold was given back. RuntimeError: a semaphore's permit has no weaker form.
         """
         self._lock._run(self._lock._weaken(self))
+
+
+class Recorded(Grant):
+    """A hold that stands in a record under a ticket."""
+
+    __slots__ = ("_depth", "_lock", "_owner", "_ticket", "recovered", "since", "token")  # type: ignore[misc]
+
+    def __init__(self, lock: Lock, ticket: Ticket, owner: int, held: Held) -> None:
+        self.token, self.recovered, since = held
+        self.since = since / 1000
+        self._lock = lock
+        self._ticket = ticket  # type: ignore[misc]
+        self._owner = owner
+        self._depth = 1
 
 
 class Lock(Named):
@@ -79,7 +95,7 @@ class Lock(Named):
         self._shared = shared
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_lock, (self._session, self.name, self.timeout, self.reentrant, self._shared)
+        return _rebuild_lock, (type(self), self._session, self.name, self.timeout, self.reentrant, self._shared)
 
     def acquire(self, timeout: float | None = None) -> Grant:
         """Take the lock, waiting behind earlier arrivals.
@@ -188,7 +204,7 @@ class Lock(Named):
         return self._granted(request.ticket, outcome.value)
 
     def _granted(self, ticket: Ticket, held: Held) -> Grant:
-        grant = Grant(self, ticket, self._session.owner(), held)
+        grant = Recorded(self, ticket, self._session.owner(), held)
         self._session.keep(self.name, grant)
         return grant
 
@@ -263,37 +279,42 @@ class Lock(Named):
         outcome = yield from submit(Downgrade(grant._ticket, wall_ms()))
         if outcome.state != "granted":
             raise self._refused(outcome)
-        grant._lock = RWLock(self._session, self.name).read()
+        grant._lock = type(self)(self._session, self.name, shared=True)
 
 
-def _rebuild_lock(session: Session, name: str, timeout: float | None, reentrant: bool, shared: bool) -> Lock:
-    return Lock(session, name, timeout=timeout, reentrant=reentrant, shared=shared)
+def _rebuild_lock(
+    kind: type[Lock], session: Session, name: str, timeout: float | None, reentrant: bool, shared: bool
+) -> Lock:
+    return kind(session, name, timeout=timeout, reentrant=reentrant, shared=shared)
 
 
 class RWLock:
     """A lock with a shared and an exclusive side, served in order of arrival, so that neither side starves."""
 
+    _side = Lock
+
     def __init__(self, session: Session, name: str, *, timeout: float | None = None) -> None:
-        self._write = Lock(session, name, timeout=timeout)
-        self.name = name
+        self._session = session
+        self.name = check_name(name)
+        self.timeout = check_timeout(timeout)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_rwlock, (self._write._session, self.name, self._write.timeout)
+        return _rebuild_rwlock, (type(self), self._session, self.name, self.timeout)
 
     def __repr__(self) -> str:
-        return f"<RWLock {self.name!r} in {self._write._session.url}>"
+        return f"<RWLock {self.name!r} in {self._session.url}>"
 
     def read(self) -> Lock:
         """The shared side: held by any number of readers at once, and by no writer."""
-        return Lock(self._write._session, self.name, timeout=self._write.timeout, shared=True)
+        return self._side(self._session, self.name, timeout=self.timeout, shared=True)
 
     def write(self) -> Lock:
         """The exclusive side: held alone."""
-        return Lock(self._write._session, self.name, timeout=self._write.timeout)
+        return self._side(self._session, self.name, timeout=self.timeout)
 
 
-def _rebuild_rwlock(session: Session, name: str, timeout: float | None) -> RWLock:
-    return RWLock(session, name, timeout=timeout)
+def _rebuild_rwlock(kind: type[RWLock], session: Session, name: str, timeout: float | None) -> RWLock:
+    return kind(session, name, timeout=timeout)
 
 
 class Semaphore(Lock):
@@ -309,7 +330,7 @@ class Semaphore(Lock):
         self.permits = self._permits = check_count("permits", permits)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_semaphore, (self._session, self.name, self.permits, self.timeout)
+        return _rebuild_semaphore, (type(self), self._session, self.name, self.permits, self.timeout)
 
     def _held_already(self, owner: int, holds: list[Grant]) -> Grant | None:
         return None
@@ -319,5 +340,7 @@ class Semaphore(Lock):
         return super()._mine() or (holds[-1] if holds else None)
 
 
-def _rebuild_semaphore(session: Session, name: str, permits: int, timeout: float | None) -> Semaphore:
-    return Semaphore(session, name, permits, timeout=timeout)
+def _rebuild_semaphore(
+    kind: type[Semaphore], session: Session, name: str, permits: int, timeout: float | None
+) -> Semaphore:
+    return kind(session, name, permits, timeout=timeout)

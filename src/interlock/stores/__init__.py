@@ -8,7 +8,7 @@ from importlib import import_module
 from interlock.abc import Store
 from interlock.errors import Unavailable
 
-SCHEMES = {"file": "interlock.stores.file", "memory": "interlock.stores.memory"}
+SCHEMES = {"file": "interlock.stores.file", "shm": "interlock.shm.store", "memory": "interlock.stores.memory"}
 
 
 def default_url() -> str:

@@ -1,0 +1,50 @@
+/* Lives: whether a process still runs, answered by the kernel in one operation on a word.
+ *
+ * Each process of a scope holds one robust mutex of the scope's table, locked by a thread that does nothing else and
+ * ends with the process. When the process ends, in whatever way, the kernel marks the mutex; so one that can be locked
+ * is proof of death, in every pid namespace and whatever became of the pid. A process that is stopped keeps it.
+ * After fork the child has no such thread and thereby no life until it begins one. The table is never unmapped.
+ */
+#ifndef INTERLOCK_LIFE_H
+#define INTERLOCK_LIFE_H
+
+#include <pthread.h>
+#include <stddef.h>
+
+#include "atomic.h"
+
+#define LIVES 1024
+
+/* A life: an index into the table in its low 10 bits, above them how often that place was begun, up to 18 bits. 0 is
+ * no life. */
+typedef uint32_t life;
+
+struct life_place {
+    _Alignas(64) pthread_mutex_t mutex;
+    word32 begun; /* how often; 0 while the mutex was never made */
+};
+
+struct lives {
+    uint64_t magic;
+    uint32_t abi;
+    uint32_t count;
+    struct life_place places[LIVES];
+};
+
+/* What the file of a new table holds. */
+void lives_blank(struct lives *table);
+
+/* Whether mapped memory is such a table, of this build's layout. */
+bool lives_sound(const struct lives *table, size_t size);
+
+/* Begin the life of this process in a table, or the one that it has there; 0 with errno if there is none to be had.
+ * Callers exclude one another, in all processes, by other means. */
+life life_begin(struct lives *table);
+
+/* Whether the life is over, proved. */
+bool life_over(struct lives *table, life one);
+
+/* How often this process was forked from one that used the core: what was begun before is not this process's. */
+uint32_t life_forks(void);
+
+#endif

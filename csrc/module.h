@@ -1,0 +1,34 @@
+/* What the parts of the extension share: the mapped objects and the types around them. */
+#ifndef INTERLOCK_MODULE_H
+#define INTERLOCK_MODULE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "admission.h"
+#include "barrier.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct lives *table;
+    life mine;
+    uint32_t forks; /* when `mine` was begun */
+} LivesObject;
+
+typedef struct {
+    PyObject_HEAD
+    struct object *o;
+    size_t size;
+    LivesObject *lives;
+} RegionObject;
+
+/* The life of this process; 0 with an exception if it was not begun here. */
+life lives_mine(LivesObject *lives);
+
+extern PyTypeObject *region_type;
+
+/* Add the types of each part to the module. */
+int add_regions(PyObject *module);
+int add_seats(PyObject *module);
+
+#endif

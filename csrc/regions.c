@@ -1,0 +1,390 @@
+/* Lives and regions: tables and objects of shared memory, as the store in Python uses them. Every method is one step of
+ * an algorithm of the core, on behalf of a ticket; `Region.park` is the only one that sleeps, without the interpreter's
+ * lock. */
+#include "module.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "park.h"
+
+PyTypeObject *region_type;
+
+static void *map(int fd, size_t *size) {
+    struct stat about;
+    if (fstat(fd, &about) != 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    *size = (size_t)about.st_size;
+    void *at = *size ? mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (at == MAP_FAILED) {
+        if (*size == 0)
+            errno = EINVAL;
+        PyErr_SetFromErrno(PyExc_OSError);
+        return NULL;
+    }
+    return at;
+}
+
+static PyObject *blank_lives(PyObject *module, PyObject *unused) {
+    (void)module, (void)unused;
+    PyObject *content = PyBytes_FromStringAndSize(NULL, sizeof(struct lives));
+    if (content)
+        lives_blank((struct lives *)PyBytes_AsString(content));
+    return content;
+}
+
+static PyObject *blank_object(PyObject *module, PyObject *args) {
+    (void)module;
+    int kind;
+    unsigned int permits;
+    unsigned long long floor;
+    const char *name;
+    Py_ssize_t bytes;
+    if (!PyArg_ParseTuple(args, "iIKy#", &kind, &permits, &floor, &name, &bytes))
+        return NULL;
+    size_t size = object_size(permits);
+    if (size == 0 || bytes > NAME_BYTES)
+        return PyErr_Format(PyExc_ValueError, "an object has at most %u permits and %d bytes of name", MOST_CELLS - ROOM,
+                            NAME_BYTES);
+    void *made = PyMem_Calloc(1, size);
+    if (made == NULL)
+        return PyErr_NoMemory();
+    object_blank(made, (enum kind)kind, permits, floor, name, (size_t)bytes);
+    PyObject *content = PyBytes_FromStringAndSize(made, (Py_ssize_t)size);
+    PyMem_Free(made);
+    return content;
+}
+
+/* -- lives */
+
+static PyObject *lives_new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    (void)named;
+    int fd;
+    size_t size;
+    if (!PyArg_ParseTuple(args, "i", &fd))
+        return NULL;
+    struct lives *table = map(fd, &size);
+    if (table == NULL)
+        return NULL;
+    if (size < sizeof *table || !lives_sound(table, size)) {
+        munmap(table, size);
+        PyErr_SetString(PyExc_ValueError, "it is not a table of lives of this version of interlock");
+        return NULL;
+    }
+    LivesObject *self = (LivesObject *)PyType_GenericAlloc(type, 0);
+    if (self)
+        self->table = table; /* mapped until the process ends: the kernel writes into it then */
+    return (PyObject *)self;
+}
+
+static PyObject *lives_begin(LivesObject *self, PyObject *unused) {
+    (void)unused;
+    life mine;
+    Py_BEGIN_ALLOW_THREADS
+    mine = life_begin(self->table);
+    Py_END_ALLOW_THREADS
+    if (mine == 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    self->mine = mine;
+    self->forks = life_forks();
+    Py_RETURN_NONE;
+}
+
+life lives_mine(LivesObject *lives) {
+    if (lives->mine && lives->forks == life_forks())
+        return lives->mine;
+    PyErr_SetString(PyExc_RuntimeError, "this process has not begun its life here");
+    return 0;
+}
+
+static void plain_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef lives_methods[] = {
+    {"begin", (PyCFunction)lives_begin, METH_NOARGS, "Begin the life of this process. Callers exclude one another."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot lives_slots[] = {
+    {Py_tp_doc, "Lives(fd): a mapped table of the lives of processes."},
+    {Py_tp_new, lives_new},
+    {Py_tp_dealloc, plain_dealloc},
+    {Py_tp_methods, lives_methods},
+    {0, NULL},
+};
+
+static PyType_Spec lives_spec = {
+    "interlock.shm._native.Lives", sizeof(LivesObject), 0, Py_TPFLAGS_DEFAULT, lives_slots,
+};
+
+static PyTypeObject *lives_type;
+
+/* -- regions */
+
+static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *named) {
+    (void)named;
+    int fd;
+    size_t size;
+    LivesObject *lives;
+    if (!PyArg_ParseTuple(args, "iO!", &fd, lives_type, &lives))
+        return NULL;
+    struct object *o = map(fd, &size);
+    if (o == NULL)
+        return NULL;
+    const char *damage = object_damage(o, size);
+    RegionObject *self = damage ? NULL : (RegionObject *)PyType_GenericAlloc(type, 0);
+    if (self == NULL) {
+        munmap(o, size);
+        if (damage)
+            PyErr_SetString(PyExc_ValueError, damage);
+        return NULL;
+    }
+    Py_INCREF((PyObject *)lives);
+    self->o = o;
+    self->size = size;
+    self->lives = lives;
+    return (PyObject *)self;
+}
+
+static void region_dealloc(RegionObject *self) {
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    munmap(self->o, self->size);
+    Py_DECREF(self->lives);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static const char *const ANSWERS[] = {"granted", "waiting", "refused", "limit", "gone", "left", "retired", "waiting"};
+
+static PyObject *answered(enum answer answer, const struct place *at) {
+    unsigned long long token = 0, since = 0;
+    bool told = false;
+    if (answer == GRANTED) {
+        token = load_relaxed(&at->cell->token);
+        since = load_relaxed(&at->cell->since);
+        told = load_relaxed(&at->cell->mode) & TOLD;
+    }
+    return Py_BuildValue("sKOK", ANSWERS[answer], token, told ? Py_True : Py_False, since);
+}
+
+static PyObject *region_acquire(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    int shared, wait;
+    struct place at;
+    enum answer answer;
+    if (!PyArg_ParseTuple(args, "KKpp", &session, &serial, &shared, &wait))
+        return NULL;
+    if (place_find(self->o, session, serial, &at)) {
+        admission_recall(self->o, &at);
+        return answered(admission_turn(self->o, &at), &at);
+    }
+    life mine = lives_mine(self->lives);
+    if (mine == 0)
+        return NULL;
+    if (!place_claim(self->o, self->lives->table, mine, session, serial, &at)) {
+        admission_sweep(self->o, self->lives->table);
+        if (!place_claim(self->o, self->lives->table, mine, session, serial, &at))
+            return answered(FULL, &at);
+    }
+    answer = admission_enter(self->o, &at, shared, wait);
+    if (answer == REFUSED || answer == RETIRED)
+        place_free(&at);
+    return answered(answer, &at);
+}
+
+static PyObject *region_leave(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    int untold;
+    struct place at = {0};
+    if (!PyArg_ParseTuple(args, "KKp", &session, &serial, &untold))
+        return NULL;
+    enum answer answer = GONE;
+    if (place_find(self->o, session, serial, &at)) {
+        admission_recall(self->o, &at);
+        answer = admission_leave(self->o, &at, untold);
+    }
+    return answered(answer, &at);
+}
+
+static PyObject *region_downgrade(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    struct place at = {0};
+    if (!PyArg_ParseTuple(args, "KK", &session, &serial))
+        return NULL;
+    enum answer answer = GONE;
+    if (place_find(self->o, session, serial, &at)) {
+        admission_recall(self->o, &at);
+        answer = admission_downgrade(self->o, &at);
+    }
+    return answered(answer, &at);
+}
+
+static PyObject *region_evict(RegionObject *self, PyObject *args) {
+    unsigned long long session;
+    struct place at = {0};
+    if (!PyArg_ParseTuple(args, "K", &session))
+        return NULL;
+    if (self->o->kind != KIND_BARRIER)
+        return answered(admission_evict(self->o, session), &at);
+    barrier_evict(self->o, session);
+    return answered(LEFT, &at);
+}
+
+static PyObject *region_park(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    double seconds;
+    struct place at;
+    if (!PyArg_ParseTuple(args, "KKd", &session, &serial, &seconds))
+        return NULL;
+    if (place_find(self->o, session, serial, &at)) {
+        admission_recall(self->o, &at);
+        int64_t until = monotonic_ns() + (int64_t)(seconds * 1e9);
+        Py_BEGIN_ALLOW_THREADS
+        (void)admission_wait(self->o, self->lives->table, &at, until);
+        Py_END_ALLOW_THREADS
+    }
+    Py_RETURN_NONE;
+}
+
+static bool has_permit(struct object *o, struct cell *cell) {
+    struct place at = {.cell = cell, .base = load_seq(&cell->word) & ~UINT64_C(15)};
+    admission_recall(o, &at);
+    return at.held != 0;
+}
+
+/* Counter, whether a death is untold, and for each cell in use: its part (r reads, x has a permit, d drains, w waits,
+ * i idle, m member), arrival, session, serial, token, since, whether shared, whether told. */
+static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    struct object *o = self->o;
+    PyObject *rows = PyList_New(0);
+    bool lost = false;
+    if (rows == NULL)
+        return NULL;
+    for (uint32_t i = 0; o->kind != KIND_BARRIER && i < o->permits; i++)
+        lost = lost || load_seq(&o->permit[i]) & LOST;
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++) {
+        struct cell *cell = &cells_of(o)[i];
+        enum state state = STATE(load_seq(&cell->word));
+        if (state <= CLAIMED)
+            continue;
+        char part[2] = {"ffiwdrm"[state], 0};
+        if ((state == IDLE || state == WAITS) && has_permit(o, cell))
+            part[0] = 'x';
+        uint32_t mode = load_relaxed(&cell->mode);
+        PyObject *row = Py_BuildValue("sKKKKKOO", part, (unsigned long long)load_relaxed(&cell->arrival),
+                                      (unsigned long long)load_relaxed(&cell->session),
+                                      (unsigned long long)load_relaxed(&cell->serial),
+                                      (unsigned long long)load_relaxed(&cell->token),
+                                      (unsigned long long)load_relaxed(&cell->since), mode & SHARED ? Py_True : Py_False,
+                                      mode & TOLD ? Py_True : Py_False);
+        if (row == NULL || PyList_Append(rows, row) < 0) {
+            Py_XDECREF(row);
+            Py_DECREF(rows);
+            return NULL;
+        }
+        Py_DECREF(row);
+    }
+    return Py_BuildValue("KON", (unsigned long long)load_seq(&o->counter), lost ? Py_True : Py_False, rows);
+}
+
+static PyObject *region_retire(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    return PyBool_FromLong(self->o->kind == KIND_BARRIER || admission_retire(self->o));
+}
+
+/* -- barriers */
+
+static PyObject *region_join(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    struct place at;
+    if (!PyArg_ParseTuple(args, "KK", &session, &serial))
+        return NULL;
+    life mine = lives_mine(self->lives);
+    if (mine == 0)
+        return NULL;
+    barrier_sweep(self->o, self->lives->table);
+    return PyBool_FromLong(barrier_join(self->o, self->lives->table, mine, session, serial, &at));
+}
+
+static PyObject *region_engage(RegionObject *self, PyObject *args) {
+    unsigned int parties;
+    unsigned long long generations;
+    if (!PyArg_ParseTuple(args, "IK", &parties, &generations))
+        return NULL;
+    return PyBool_FromLong(barrier_engage(self->o, self->lives->table, parties, generations));
+}
+
+static PyObject *region_move(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(barrier_move(self->o));
+}
+
+static PyObject *region_waiting(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLong(barrier_waiting(self->o));
+}
+
+static PyObject *region_get(RegionObject *self, void *which) {
+    struct object *o = self->o;
+    if (which)
+        return PyBytes_FromStringAndSize((const char *)o->name, (Py_ssize_t)o->name_bytes);
+    return Py_BuildValue("(II)", o->kind, o->permits);
+}
+
+static PyGetSetDef region_members[] = {
+    {"shape", (getter)region_get, NULL, "Kind and number of permits.", NULL},
+    {"name", (getter)region_get, NULL, "The name, as bytes.", ""},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef region_methods[] = {
+    {"acquire", (PyCFunction)region_acquire, METH_VARARGS, "(session, serial, shared, wait): enter, or look again."},
+    {"leave", (PyCFunction)region_leave, METH_VARARGS, "(session, serial, untold): give back or give up."},
+    {"downgrade", (PyCFunction)region_downgrade, METH_VARARGS, "(session, serial): from writer to reader."},
+    {"evict", (PyCFunction)region_evict, METH_VARARGS, "(session): clear away what it has here."},
+    {"park", (PyCFunction)region_park, METH_VARARGS, "(session, serial, seconds): sleep until its turn."},
+    {"snapshot", (PyCFunction)region_snapshot, METH_NOARGS, "Who stands here."},
+    {"retire", (PyCFunction)region_retire, METH_NOARGS, "Close for ever, if nobody uses it."},
+    {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},
+    {"engage", (PyCFunction)region_engage, METH_VARARGS, "(parties, generations): meet here from now on."},
+    {"move", (PyCFunction)region_move, METH_NOARGS, "Have the machine decide; returns the rounds that passed."},
+    {"waiting", (PyCFunction)region_waiting, METH_NOARGS, "How many parties wait here."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot region_slots[] = {
+    {Py_tp_doc, "Region(fd, lives): a mapped object."},
+    {Py_tp_new, region_new},
+    {Py_tp_dealloc, region_dealloc},
+    {Py_tp_methods, region_methods},
+    {Py_tp_getset, region_members},
+    {0, NULL},
+};
+
+static PyType_Spec region_spec = {
+    "interlock.shm._native.Region", sizeof(RegionObject), 0, Py_TPFLAGS_DEFAULT, region_slots,
+};
+
+static PyMethodDef functions[] = {
+    {"blank_lives", blank_lives, METH_NOARGS, "The content of a new table of lives."},
+    {"blank_object", blank_object, METH_VARARGS, "(kind, permits, floor, name): the content of a new object."},
+    {NULL, NULL, 0, NULL},
+};
+
+int add_regions(PyObject *module) {
+    lives_type = (PyTypeObject *)PyType_FromSpec(&lives_spec);
+    region_type = (PyTypeObject *)PyType_FromSpec(&region_spec);
+    if (lives_type == NULL || region_type == NULL)
+        return -1;
+    return PyModule_AddType(module, lives_type) < 0 || PyModule_AddType(module, region_type) < 0
+               ? -1
+               : PyModule_AddFunctions(module, functions);
+}

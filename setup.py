@@ -1,0 +1,29 @@
+"""The extension for objects in shared memory; the rest of the project is in pyproject.toml.
+
+It needs a C compiler and Linux. Where it cannot be built the package is whole without it, and ``shm://`` says so.
+``INTERLOCK_NATIVE=no`` leaves it out on purpose.
+"""
+
+import os
+import sys
+import sysconfig
+
+from setuptools import Extension, setup
+
+STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
+SOURCES = ("module", "regions", "seats", "admission", "barrier", "object", "life", "park")
+
+native = Extension(
+    "interlock.shm._native",
+    [f"csrc/{name}.c" for name in SOURCES],
+    depends=[f"csrc/{name}.h" for name in ("atomic", "module", "admission", "barrier", "object", "life", "park")],
+    extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
+    py_limited_api=STABLE,
+    optional=True,
+)
+wanted = sys.platform == "linux" and os.environ.get("INTERLOCK_NATIVE") != "no"
+setup(
+    ext_modules=[native] if wanted else [],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if wanted and STABLE else {},
+)
