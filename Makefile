@@ -39,7 +39,7 @@ format: .venv/test.stamp
 clean:
 	rm -rf .venv .cache .hypothesis build dist src/*.egg-info
 
-.venv/%.stamp: pyproject.toml .venv/made.stamp
+.venv/%.stamp: pyproject.toml setup.py $(wildcard csrc/*) .venv/made.stamp
 	@echo "==> installing interlock and what 'make $*' needs"
 	$(PIP) install --editable ".[$*]"
 	@touch $@

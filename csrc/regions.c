@@ -4,6 +4,7 @@
 #include "module.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -373,7 +374,57 @@ static PyType_Spec region_spec = {
     "interlock.shm._native.Region", sizeof(RegionObject), 0, Py_TPFLAGS_DEFAULT, region_slots,
 };
 
+/* -- words of other files */
+
+/* The word of a writable buffer at an index; NULL with an exception if there is none. */
+static word32 *word_of(Py_buffer *words, unsigned int index) {
+    if ((size_t)words->len / sizeof(word32) <= index || (uintptr_t)words->buf % sizeof(word32)) {
+        PyErr_SetString(PyExc_IndexError, "there is no such word");
+        return NULL;
+    }
+    return (word32 *)words->buf + index;
+}
+
+static PyObject *park_word(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer words;
+    unsigned int index, seen;
+    double seconds;
+    bool quiet = true;
+    if (!PyArg_ParseTuple(args, "w*IId", &words, &index, &seen, &seconds))
+        return NULL;
+    word32 *word = word_of(&words, index);
+    if (word) {
+        Py_BEGIN_ALLOW_THREADS
+        quiet = park(word, seen, seconds < 1e9 ? (int64_t)(seconds * 1e9) : INT64_MAX);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&words);
+    if (word == NULL || (!quiet && PyErr_CheckSignals() != 0))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *unpark_word(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer words;
+    unsigned int index;
+    if (!PyArg_ParseTuple(args, "w*I", &words, &index))
+        return NULL;
+    word32 *word = word_of(&words, index);
+    if (word) {
+        (void)add_seq(word, 1);
+        unpark(word, INT_MAX);
+    }
+    PyBuffer_Release(&words);
+    if (word == NULL)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
+    {"park", park_word, METH_VARARGS, "(words, index, seen, seconds): sleep while a word of a buffer is as seen."},
+    {"unpark", unpark_word, METH_VARARGS, "(words, index): change a word of a buffer, and wake who sleeps on it."},
     {"blank_lives", blank_lives, METH_NOARGS, "The content of a new table of lives."},
     {"blank_object", blank_object, METH_VARARGS, "(kind, permits, floor, name): the content of a new object."},
     {NULL, NULL, 0, NULL},

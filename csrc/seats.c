@@ -54,10 +54,12 @@ static inline bool mine(const Seat *seat) {
     return seat->at.cell && seat->forks == life_forks();
 }
 
+/* Claim a cell; false in a process forked from the seat's own, where Python takes a seat anew. */
 static bool sit(Seat *seat) {
-    life one = lives_mine(seat->region->lives);
-    if (one == 0)
+    LivesObject *own = seat->region->lives;
+    if (own->forks != life_forks())
         return false;
+    life one = own->mine;
     seat->serial = ++serials;
     seat->forks = life_forks();
     struct object *o = seat->region->o;

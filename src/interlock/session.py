@@ -208,23 +208,28 @@ class Session:
 
     def lock(self, name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
         """The lock of this name; see `interlock.Lock`."""
-        return self._objects.Lock(self, name, timeout=timeout, reentrant=reentrant)
+        made: Lock = self._objects.Lock(self, name, timeout=timeout, reentrant=reentrant)
+        return made
 
     def rwlock(self, name: str, *, timeout: float | None = None) -> RWLock:
         """The reader-writer lock of this name; its write side is the lock of the same name."""
-        return self._objects.RWLock(self, name, timeout=timeout)
+        made: RWLock = self._objects.RWLock(self, name, timeout=timeout)
+        return made
 
     def semaphore(self, name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
         """The semaphore of this name; everybody who uses it must name the same number of permits."""
-        return self._objects.Semaphore(self, name, permits, timeout=timeout)
+        made: Semaphore = self._objects.Semaphore(self, name, permits, timeout=timeout)
+        return made
 
     def barrier(self, name: str, parties: int | None = None) -> Barrier:
         """The barrier of this name, for `parties` parties, or as many as the session's world has ranks."""
-        return self._objects.Barrier(self, name, parties)
+        made: Barrier = self._objects.Barrier(self, name, parties)
+        return made
 
     def event(self, name: str) -> Event:
         """The event of this name."""
-        return self._objects.Event(self, name)
+        made: Event = self._objects.Event(self, name)
+        return made
 
     def once(
         self,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Arrival(NamedTuple):
     """One party's passage: `index` is its place among the parties (0 first), `generation` counts the passages."""
 
-    index: int
+    index: int  # type: ignore[assignment]
     generation: int
 
 

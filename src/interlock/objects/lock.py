@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from interlock.session import Session
 
 
+_LEFT_TO_KINDS: tuple[str, ...] = ()  # each kind of grant keeps its members in its own way
+
+
 class Grant:
     """One hold: what was obtained, and the way to give it back from any thread of the process.
 
@@ -29,7 +32,7 @@ class Grant:
     since:     wall-clock seconds at which it was granted.
     """
 
-    __slots__ = ()
+    __slots__ = _LEFT_TO_KINDS
     token: int
     recovered: bool
     since: float
@@ -59,7 +62,7 @@ class Grant:
 class Recorded(Grant):
     """A hold that stands in a record under a ticket."""
 
-    __slots__ = ("_depth", "_lock", "_owner", "_ticket", "recovered", "since", "token")  # type: ignore[misc]
+    __slots__ = ("_depth", "_lock", "_owner", "_ticket", "recovered", "since", "token")
 
     def __init__(self, lock: Lock, ticket: Ticket, owner: int, held: Held) -> None:
         self.token, self.recovered, since = held

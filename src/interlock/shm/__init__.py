@@ -4,11 +4,7 @@ Locks, reader-writer locks, semaphores and barriers are C types over words of sh
 the errors and the meaning of the pure machines, which stay their specification; events, once and fences are records in
 the same directory, kept by the machines themselves.
 
-Layer: above the objects; `interlock.session` takes them from here when its scope is one of shared memory.
+- `_native`: the core and its types; it imports nothing of ours, and may be missing
+- `objects`: what a session in such a scope hands out; `lock` and `barrier` hold the classes
+- `store`: the scope itself
 """
-
-from interlock.objects import Event, Fence, Once
-from interlock.shm.barrier import Barrier
-from interlock.shm.lock import Grant, Lock, RWLock, Semaphore
-
-__all__ = ["Barrier", "Event", "Fence", "Grant", "Lock", "Once", "RWLock", "Semaphore"]

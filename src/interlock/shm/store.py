@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 import threading
 import time
 import weakref
@@ -23,8 +22,8 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from interlock.abc import WAITING, Evict, Leave, Machine, Outcome, Stored, Ticket
-from interlock.errors import InterlockError, LimitExceeded, Mismatch, RecordInvalid, Unavailable
-from interlock.machines.admission import Acquire, Downgrade, Entry, Record
+from interlock.errors import LimitExceeded, Mismatch, RecordInvalid, Unavailable
+from interlock.machines.admission import Acquire, Entry, Record
 from interlock.machines.barrier import Abort, Complete, Reset
 from interlock.stores._record import invalid
 from interlock.stores._space import Space, file_name, reaching
@@ -32,9 +31,8 @@ from interlock.stores.file import FileStore
 
 try:
     from interlock.shm import _native
-except ImportError as error:
-    _native = None
-    _missing: ImportError | None = error
+except ImportError:
+    _native = None  # type: ignore[assignment]
 
 KINDS = {"lock": 1, "semaphore": 2, "barrier": 3}
 NAMES = {code: kind for kind, code in KINDS.items()}
@@ -47,7 +45,7 @@ REPOLL_S = 0.1  # at most so long until a waiter looks whether those ahead of it
 class ShmStore(FileStore):
     """One scope of shared memory as this process uses it."""
 
-    objects = "interlock.shm"
+    objects = "interlock.shm.objects"
 
     def __init__(self, url: str, path: str) -> None:
         super().__init__(url, path, local=True)
@@ -332,8 +330,8 @@ def open_store(url: str) -> ShmStore:
     """
     if _native is None:
         raise Unavailable(
-            f"{url}: objects in shared memory are not built here ({_missing}); file:// serves the processes of a host "
-            "just as well, only slower",
+            f"{url}: this build has no objects in shared memory, which need Linux and a C compiler when interlock is "
+            "installed; file:///directory serves the processes of a host as well, only slower",
             scope=url,
         )
     parts = urlsplit(url)

@@ -5,8 +5,9 @@ waiter first reads the word, then reads the state, then sleeps while the word is
 has not seen changes the word after the waiter read it, and the sleep ends at once. Two wakers that write the same new
 value lose nothing: the waiter compares with the value from before both commits.
 
-Where the system has no futex, `Words.sleep` naps briefly and `wake` only changes the word.
-Source: futex(2). The call goes through `ctypes`, loaded at the first sleep or wake and not at import.
+The core in C sleeps and wakes where it is built. Else the call goes through `ctypes`, loaded at the first sleep or
+wake and not at import; and where the system has no futex, `Words.sleep` naps briefly and `wake` only changes the word.
+Source: futex(2).
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ import sys
 import time
 from collections.abc import Callable
 from zlib import crc32
+
+try:
+    from interlock.shm import _native
+except ImportError:
+    _native = None  # type: ignore[assignment]
 
 COUNT = 4096
 SIZE = COUNT * 4
@@ -49,6 +55,9 @@ class Words:
 
     def wake(self, index: int) -> None:
         """Change the word and wake everybody on this host who sleeps on it."""
+        if _native is not None:
+            _native.unpark(self._map, index)
+            return
         self._words[index] = (self._words[index] + 1) & 0xFFFFFFFF
         futex = self._load()
         if futex is not None:
@@ -56,6 +65,9 @@ class Words:
 
     def sleep(self, index: int, seen: int, timeout: float) -> None:
         """Sleep while the word is `seen`, at most `timeout` seconds; may return early."""
+        if _native is not None:
+            _native.park(self._map, index, seen, timeout)
+            return
         futex = self._load()
         if futex is not None:
             futex(index, _FUTEX_WAIT, seen, timeout)
