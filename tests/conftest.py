@@ -8,13 +8,17 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import interlock
 
-STORES = ("memory", "file", "claims", "shm")
+NATIVE = find_spec("interlock.shm._native") is not None
+if not NATIVE and "CI" in os.environ and "INTERLOCK_WITHOUT_CORE" not in os.environ:
+    raise RuntimeError("the extension was not built, so its tests would be missing")
+STORES = ("memory", "file", "claims") + (("shm",) if NATIVE else ())
 
 # Shells have what they start in the background ignore these, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +29,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_report_header() -> str:
-    return f"interlock {interlock.__version__}; stores: {', '.join(STORES)}; build: pure Python"
+    build = "with its C core" if NATIVE else "pure Python"
+    return f"interlock {interlock.__version__}; stores: {', '.join(STORES)}; build: {build}"
 
 
 def new_scope(store: str, tmp_path: Path) -> Iterator[str]:

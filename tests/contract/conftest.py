@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import interlock
-from conftest import new_scope
+from conftest import STORES, new_scope
 from contract.peer import Peer
 
 PATIENCE_S = 20.0
 
 
-@pytest.fixture(params=["file", "shm"])
+@pytest.fixture(params=[store for store in STORES if store in ("file", "shm")])
 def file_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty scope that processes share, once for every store whose participants are processes."""
     yield from new_scope(request.param, tmp_path)

@@ -1,7 +1,7 @@
 """Lock, reader-writer lock and semaphore in shared memory.
 
 The C type below each class takes what is free and waits a short while for what is not. What it leaves to be done comes
-here, and from here goes the way of every other store: through `interlock._script`, under the ticket that stands already.
+here, and goes the way of every other store: through `interlock._script`, under the ticket that stands already.
 
 Layer: an object.
 """
