@@ -14,7 +14,7 @@ STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 SOURCES = ("module", "regions", "seats", "admission", "barrier", "object", "life", "park")
 
 native = Extension(
-    "interlock.shm._native",
+    "interlock._native",
     [f"csrc/{name}.c" for name in SOURCES],
     depends=[f"csrc/{name}.h" for name in ("atomic", "module", "admission", "barrier", "object", "life", "park")],
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],

@@ -121,7 +121,7 @@ static PyType_Slot lives_slots[] = {
 };
 
 static PyType_Spec lives_spec = {
-    "interlock.shm._native.Lives", sizeof(LivesObject), 0, Py_TPFLAGS_DEFAULT, lives_slots,
+    "interlock._native.Lives", sizeof(LivesObject), 0, Py_TPFLAGS_DEFAULT, lives_slots,
 };
 
 static PyTypeObject *lives_type;
@@ -371,7 +371,7 @@ static PyType_Slot region_slots[] = {
 };
 
 static PyType_Spec region_spec = {
-    "interlock.shm._native.Region", sizeof(RegionObject), 0, Py_TPFLAGS_DEFAULT, region_slots,
+    "interlock._native.Region", sizeof(RegionObject), 0, Py_TPFLAGS_DEFAULT, region_slots,
 };
 
 /* -- words of other files */

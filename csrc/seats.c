@@ -98,7 +98,7 @@ static PyType_Slot grant_slots[] = {
 };
 
 static PyType_Spec grant_spec = {
-    "interlock.shm._native.Grant", sizeof(Grant), 0,
+    "interlock._native.Grant", sizeof(Grant), 0,
     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION, grant_slots,
 };
 
@@ -240,7 +240,7 @@ static PyType_Slot seat_slots[] = {
     {0, NULL},
 };
 
-static PyType_Spec seat_spec = {"interlock.shm._native.Seat", sizeof(Seat), 0, Py_TPFLAGS_DEFAULT, seat_slots};
+static PyType_Spec seat_spec = {"interlock._native.Seat", sizeof(Seat), 0, Py_TPFLAGS_DEFAULT, seat_slots};
 
 /* -- locks */
 
@@ -423,7 +423,7 @@ static PyType_Slot lock_slots[] = {
 };
 
 static PyType_Spec lock_spec = {
-    "interlock.shm._native.Lock", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, lock_slots,
+    "interlock._native.Lock", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, lock_slots,
 };
 
 /* -- barriers */
@@ -493,7 +493,7 @@ static PyType_Slot barrier_slots[] = {
 };
 
 static PyType_Spec barrier_spec = {
-    "interlock.shm._native.Barrier", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, barrier_slots,
+    "interlock._native.Barrier", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, barrier_slots,
 };
 
 static PyObject *use_arrivals(PyObject *module, PyObject *type) {

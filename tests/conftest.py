@@ -15,7 +15,7 @@ import pytest
 
 import interlock
 
-NATIVE = find_spec("interlock.shm._native") is not None
+NATIVE = find_spec("interlock._native") is not None
 if not NATIVE and "CI" in os.environ and "INTERLOCK_WITHOUT_CORE" not in os.environ:
     raise RuntimeError("the extension was not built, so its tests would be missing")
 STORES = ("memory", "file", "claims") + (("shm",) if NATIVE else ())

@@ -22,7 +22,8 @@ ALLOWED = {
     "world": set(),
     "holder": {"world"},
     "machines": BOTTOM | {"machines"},
-    "stores": BOTTOM | {"stores", "holder"},
+    "_native": set(),
+    "stores": BOTTOM | {"stores", "holder", "_native"},
     "_script": BOTTOM,
     "_runners": BOTTOM | {"_script"},
     "codecs": {"codecs", "values"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "results": BOTTOM | {"values", "codecs", "entries"},
     "objects": BOTTOM | {"_script", "_runners", "machines", "objects", "holder", "values", "results"},
     "job": BOTTOM | {"holder", "stores", "world"},
+    "shm": BOTTOM | {"_native", "_script", "_runners", "machines", "objects", "shm", "stores", "holder"},
     "session": BOTTOM | {"objects", "stores", "holder", "world", "job", "cache"},
     "_tasks": {"_script", "_runners"},
     "aio": BOTTOM | {"_script", "_tasks", "objects", "holder", "results", "session"},
@@ -54,7 +56,7 @@ ALLOWED = {
 }
 MODULES = {
     ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): file
-    for file in sorted(SOURCE.rglob("*.py"))
+    for file in sorted([*SOURCE.rglob("*.py"), *SOURCE.rglob("*.pyi")])
 }
 HEAVY = ("asyncio", "concurrent.futures", "ctypes", "hashlib", "multiprocessing", "click", "numpy", "interlock.aio")
 

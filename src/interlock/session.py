@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import importlib
 import itertools
 import os
 import sys
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.abc import Evict, Liveness, Machine, Store, Ticket, label_of
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
-from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
+from interlock.objects import KINDS, Barrier, Event, Fence, Grant, Kinds, Lock, Once, RWLock, Semaphore
 from interlock.objects.fence import Group
 from interlock.stores import open_store
 from interlock.world import node_name, place, world
@@ -59,7 +58,7 @@ class Session:
         roster: Roster | None = None,
     ) -> None:
         self.store: Store = open_store(url)
-        self._objects = _realisation(self.store)
+        self._kinds: Kinds = getattr(self.store, "kinds", KINDS)
         self._options: dict[str, Any] = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s, "roster": roster}
         self._roster = roster
         self.rank, self.size = place(rank, size)
@@ -208,28 +207,23 @@ class Session:
 
     def lock(self, name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
         """The lock of this name; see `interlock.Lock`."""
-        made: Lock = self._objects.Lock(self, name, timeout=timeout, reentrant=reentrant)
-        return made
+        return self._kinds.lock(self, name, timeout=timeout, reentrant=reentrant)
 
     def rwlock(self, name: str, *, timeout: float | None = None) -> RWLock:
         """The reader-writer lock of this name; its write side is the lock of the same name."""
-        made: RWLock = self._objects.RWLock(self, name, timeout=timeout)
-        return made
+        return self._kinds.rwlock(self, name, timeout=timeout)
 
     def semaphore(self, name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
         """The semaphore of this name; everybody who uses it must name the same number of permits."""
-        made: Semaphore = self._objects.Semaphore(self, name, permits, timeout=timeout)
-        return made
+        return self._kinds.semaphore(self, name, permits, timeout=timeout)
 
     def barrier(self, name: str, parties: int | None = None) -> Barrier:
         """The barrier of this name, for `parties` parties, or as many as the session's world has ranks."""
-        made: Barrier = self._objects.Barrier(self, name, parties)
-        return made
+        return self._kinds.barrier(self, name, parties)
 
     def event(self, name: str) -> Event:
         """The event of this name."""
-        made: Event = self._objects.Event(self, name)
-        return made
+        return self._kinds.event(self, name)
 
     def once(
         self,
@@ -372,11 +366,6 @@ def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) ->
         local = found.local_rank if found.size == session.size else session.rank
         members.join(dataclasses.replace(session._describe(), note=f"{node_name()}/{local}"))
     return session
-
-
-def _realisation(store: Store) -> Any:
-    """Where the objects of a store's scopes are: a store may bring its own."""
-    return importlib.import_module(getattr(store, "objects", "interlock.objects"))
 
 
 def _soon() -> float:

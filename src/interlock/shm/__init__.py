@@ -4,7 +4,7 @@ Locks, reader-writer locks, semaphores and barriers are C types over words of sh
 the errors and the meaning of the pure machines, which stay their specification; events, once and fences are records in
 the same directory, kept by the machines themselves.
 
-- `_native`: the core and its types; it imports nothing of ours, and may be missing
+- `interlock._native`: the core and its types; it may be missing
 - `objects`: what a session in such a scope hands out; `lock` and `barrier` hold the classes
 - `store`: the scope itself
 """

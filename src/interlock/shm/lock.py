@@ -17,7 +17,7 @@ from interlock._script import Script
 from interlock.abc import Machine, Outcome, Ticket
 from interlock.machines.admission import Acquire
 from interlock.objects.named import check_timeout, wall_ms
-from interlock.shm import _native
+from interlock import _native
 
 if TYPE_CHECKING:
     from interlock.session import Session

@@ -1,10 +1,10 @@
 """The objects of a scope in shared memory.
 
-Layer: above `interlock.objects`; `interlock.session` takes them from here where the store says so.
+Layer: above `interlock.objects`; a session takes them from its store.
 """
 
-from interlock.objects import Event, Fence, Once
+from interlock.objects import Kinds
 from interlock.shm.barrier import Barrier
-from interlock.shm.lock import Grant, Lock, RWLock, Semaphore
+from interlock.shm.lock import Lock, RWLock, Semaphore
 
-__all__ = ["Barrier", "Event", "Fence", "Grant", "Lock", "Once", "RWLock", "Semaphore"]
+KINDS = Kinds(Lock, RWLock, Semaphore, Barrier)

@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from interlock.abc import WAITING, Evict, Leave, Machine, Outcome, Stored, Ticket
@@ -29,8 +29,11 @@ from interlock.stores._record import invalid
 from interlock.stores._space import Space, file_name, reaching
 from interlock.stores.file import FileStore
 
+if TYPE_CHECKING:
+    from interlock.objects import Kinds
+
 try:
-    from interlock.shm import _native
+    from interlock import _native
 except ImportError:
     _native = None  # type: ignore[assignment]
 
@@ -45,8 +48,6 @@ REPOLL_S = 0.1  # at most so long until a waiter looks whether those ahead of it
 class ShmStore(FileStore):
     """One scope of shared memory as this process uses it."""
 
-    objects = "interlock.shm.objects"
-
     def __init__(self, url: str, path: str) -> None:
         super().__init__(url, path, local=True)
         self._regions: dict[str, Any] = {}
@@ -59,6 +60,13 @@ class ShmStore(FileStore):
         self._regions, self._waits = {}, {}
         self._lives = None
         self._folder = -1
+
+    @property
+    def kinds(self) -> Kinds:
+        """The classes of the objects in this scope."""
+        from interlock.shm.objects import KINDS
+
+        return KINDS
 
     # -- regions
 

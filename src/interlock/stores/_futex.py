@@ -20,7 +20,7 @@ from collections.abc import Callable
 from zlib import crc32
 
 try:
-    from interlock.shm import _native
+    from interlock import _native
 except ImportError:
     _native = None  # type: ignore[assignment]
 

@@ -1,8 +1,9 @@
 """The core's types as Python sees them; their source is ``csrc``."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlock import objects
+if TYPE_CHECKING:
+    from interlock import objects
 
 class Lives:
     def __new__(cls, fd: int) -> Lives: ...
