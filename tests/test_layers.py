@@ -49,7 +49,7 @@ ALLOWED = {
     "compat": {"errors", "files", "session"},
     "compat.prove": BOTTOM | {"compat", "clearing", "inspection", "pidfile", "session", "stores", "holder", "keys"},
     "cli": BOTTOM
-    | {"cli", "cache", "clearing", "completion", "doctor", "inspection", "pidfile", "schedulers", "session"}
+    | {"cli", "cache", "clearing", "completion", "doctor", "inspection", "pidfile", "schedulers", "session", "shm"}
     | {"objects", "stores", "holder", "keys"},
     "__main__": {"cli"},
     "__init__": {"session", "world"},

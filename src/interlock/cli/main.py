@@ -274,6 +274,18 @@ def break_(url: str | None, name: str | None, key: str | None, reason: str) -> i
     return 0
 
 
+@cli.command()
+@click.argument("prefix", default="")
+@click.option("--clear", is_flag=True, help="Remove those where nobody is any more.")
+@_json
+def scopes(prefix: str, clear: bool, as_json: bool) -> int:
+    """List your scopes in this host's shared memory whose names start with PREFIX, and who is there."""
+    from interlock.cli import scopes as listed
+
+    (listed.clear if clear else listed.listing)(prefix, as_json)
+    return 0
+
+
 @cli.group()
 def cache() -> None:
     """Look at caches, verify and clear them. CACHE is a name in the scope, or a directory, told by a slash in it."""

@@ -6,11 +6,10 @@ Layer: an object.
 
 from __future__ import annotations
 
-from interlock import objects
+from interlock import _native, objects
 from interlock._script import Script
 from interlock.objects import Arrival
 from interlock.objects.named import check_timeout
-from interlock import _native
 from interlock.shm.lock import take_seat
 
 GATHER_S = 0.25  # how long those who waited in shared memory are given to reach the machine before a late one gives up

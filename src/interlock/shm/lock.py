@@ -11,13 +11,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from interlock import objects
+from interlock import _native, objects
 from interlock._runners import block
 from interlock._script import Script
 from interlock.abc import Machine, Outcome, Ticket
 from interlock.machines.admission import Acquire
 from interlock.objects.named import check_timeout, wall_ms
-from interlock import _native
 
 if TYPE_CHECKING:
     from interlock.session import Session
