@@ -12,13 +12,8 @@
 #define ROUND(word) ((word) & (ARRIVAL - 1))
 #define ARRIVED(word) ((uint32_t)(((word) & ~MACHINE) / ARRIVAL))
 
-/* The low half of the word, which changes with every round. */
 static word32 *round_of(struct object *o) {
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-    return (word32 *)&o->permit[0];
-#else
-    return (word32 *)&o->permit[0] + 1;
-#endif
+    return low_half(&o->permit[0]);
 }
 
 /* Members, or -1 if one of them is dead. */
@@ -115,24 +110,4 @@ enum meeting barrier_wait(struct object *o, struct lives *lives, const struct ar
 uint32_t barrier_waiting(struct object *o) {
     uint64_t word = load_seq(&o->permit[0]);
     return word & MACHINE ? 0 : ARRIVED(word);
-}
-
-void barrier_evict(struct object *o, uint64_t session) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++) {
-        uint64_t word = load_seq(&cells[i].word);
-        if (STATE(word) > CLAIMED && load_relaxed(&cells[i].session) == session)
-            (void)cas_seq(&cells[i].word, &word, WORD(GIVEN(word), 0, FREE));
-    }
-}
-
-void barrier_sweep(struct object *o, struct lives *lives) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++) {
-        uint64_t word = load_seq(&cells[i].word);
-        if (STATE(word) != FREE && life_over(lives, LIFE(word)))
-            (void)cas_seq(&cells[i].word, &word, WORD(GIVEN(word), 0, FREE));
-    }
 }

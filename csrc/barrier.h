@@ -41,10 +41,6 @@ enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t part
  * waiting, or set MACHINE. */
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until);
 
-/* Give back what a session has here, or what proved dead processes have. */
-void barrier_evict(struct object *o, uint64_t session);
-void barrier_sweep(struct object *o, struct lives *lives);
-
 /* How many wait here now. */
 uint32_t barrier_waiting(struct object *o);
 

@@ -7,6 +7,7 @@
 
 #include "admission.h"
 #include "barrier.h"
+#include "event.h"
 
 typedef struct {
     PyObject_HEAD

@@ -81,6 +81,28 @@ void place_free(const struct place *at) {
         (void)cas_seq(&at->cell->word, &word, WORD(GIVEN(word), 0, FREE));
 }
 
+void cells_evict(struct object *o, uint64_t session) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++) {
+        uint64_t word = load_seq(&cells[i].word);
+        if (STATE(word) > CLAIMED && load_relaxed(&cells[i].session) == session)
+            (void)cas_seq(&cells[i].word, &word, WORD(GIVEN(word), 0, FREE));
+    }
+}
+
+bool cells_sweep(struct object *o, struct lives *lives) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    bool any = false;
+    for (uint32_t i = 0; i < used; i++) {
+        uint64_t word = load_seq(&cells[i].word);
+        if (STATE(word) != FREE && life_over(lives, LIFE(word)))
+            any = cas_seq(&cells[i].word, &word, WORD(GIVEN(word), 0, FREE)) || any;
+    }
+    return any;
+}
+
 void cell_wake(struct cell *cell) {
     if (swap_seq(&cell->wake, 1) == 0)
         unpark(&cell->wake, 1);

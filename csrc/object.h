@@ -11,7 +11,7 @@
 
 #include "life.h"
 
-enum kind { KIND_LOCK = 1, KIND_SEMAPHORE = 2, KIND_BARRIER = 3 };
+enum kind { KIND_LOCK = 1, KIND_SEMAPHORE = 2, KIND_BARRIER = 3, KIND_EVENT = 4 };
 
 enum state {
     FREE = 0,
@@ -74,6 +74,11 @@ static inline struct cell *cells_of(struct object *o) {
     return (struct cell *)((char *)o + start);
 }
 
+/* The half of a word that changes with its value's lowest bits: what a futex can wait for. */
+static inline word32 *low_half(word64 *word) {
+    return (word32 *)word + (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 0 : 1);
+}
+
 /* The bytes of an object, 0 if it cannot have so many permits. */
 size_t object_size(uint32_t permits);
 
@@ -106,6 +111,10 @@ static inline bool place_turn(const struct place *at, enum state from, enum stat
 
 /* Give a cell back that is in no row and holds nothing. */
 void place_free(const struct place *at);
+
+/* Give back the cells that a session has, or that proved dead processes have, where nothing else is theirs. */
+void cells_evict(struct object *o, uint64_t session);
+bool cells_sweep(struct object *o, struct lives *lives);
 
 /* Wake whoever sleeps on a cell, unless it is awake. */
 void cell_wake(struct cell *cell);

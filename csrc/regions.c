@@ -181,20 +181,21 @@ static PyObject *region_acquire(RegionObject *self, PyObject *args) {
     enum answer answer;
     if (!PyArg_ParseTuple(args, "KKpp", &session, &serial, &shared, &wait))
         return NULL;
+    bool event = self->o->kind == KIND_EVENT;
     if (place_find(self->o, session, serial, &at)) {
         admission_recall(self->o, &at);
-        return answered(admission_turn(self->o, &at), &at);
+        return answered(event ? event_turn(self->o, &at) : admission_turn(self->o, &at), &at);
     }
     life mine = lives_mine(self->lives);
     if (mine == 0)
         return NULL;
     if (!place_claim(self->o, self->lives->table, mine, session, serial, &at)) {
-        admission_sweep(self->o, self->lives->table);
+        (void)(event ? cells_sweep : admission_sweep)(self->o, self->lives->table);
         if (!place_claim(self->o, self->lives->table, mine, session, serial, &at))
             return answered(FULL, &at);
     }
-    answer = admission_enter(self->o, &at, shared, wait);
-    if (answer == REFUSED || answer == RETIRED)
+    answer = event ? event_enter(self->o, &at, wait) : admission_enter(self->o, &at, shared, wait);
+    if (answer == REFUSED || answer == RETIRED || (event && answer == GRANTED))
         place_free(&at);
     return answered(answer, &at);
 }
@@ -208,7 +209,7 @@ static PyObject *region_leave(RegionObject *self, PyObject *args) {
     enum answer answer = GONE;
     if (place_find(self->o, session, serial, &at)) {
         admission_recall(self->o, &at);
-        answer = admission_leave(self->o, &at, untold);
+        answer = self->o->kind == KIND_EVENT ? event_leave(self->o, &at) : admission_leave(self->o, &at, untold);
     }
     return answered(answer, &at);
 }
@@ -231,9 +232,9 @@ static PyObject *region_evict(RegionObject *self, PyObject *args) {
     struct place at = {0};
     if (!PyArg_ParseTuple(args, "K", &session))
         return NULL;
-    if (self->o->kind != KIND_BARRIER)
+    if (self->o->kind == KIND_LOCK || self->o->kind == KIND_SEMAPHORE)
         return answered(admission_evict(self->o, session), &at);
-    barrier_evict(self->o, session);
+    cells_evict(self->o, session);
     return answered(LEFT, &at);
 }
 
@@ -247,7 +248,10 @@ static PyObject *region_park(RegionObject *self, PyObject *args) {
         admission_recall(self->o, &at);
         int64_t until = monotonic_ns() + (int64_t)(seconds * 1e9);
         Py_BEGIN_ALLOW_THREADS
-        (void)admission_wait(self->o, self->lives->table, &at, until);
+        if (self->o->kind == KIND_EVENT)
+            (void)event_wait(self->o, &at, until);
+        else
+            (void)admission_wait(self->o, self->lives->table, &at, until);
         Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
@@ -268,7 +272,7 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
     bool lost = false;
     if (rows == NULL)
         return NULL;
-    for (uint32_t i = 0; o->kind != KIND_BARRIER && i < o->permits; i++)
+    for (uint32_t i = 0; o->kind <= KIND_SEMAPHORE && i < o->permits; i++)
         lost = lost || load_seq(&o->permit[i]) & LOST;
     uint32_t used = load_seq(&o->used);
     for (uint32_t i = 0; i < used; i++) {
@@ -277,7 +281,7 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
         if (state <= CLAIMED)
             continue;
         char part[2] = {"ffiwdrm"[state], 0};
-        if ((state == IDLE || state == WAITS) && has_permit(o, cell))
+        if ((state == IDLE || state == WAITS) && o->kind <= KIND_SEMAPHORE && has_permit(o, cell))
             part[0] = 'x';
         uint32_t mode = load_relaxed(&cell->mode);
         PyObject *row = Py_BuildValue("sKKKKKOO", part, (unsigned long long)load_relaxed(&cell->arrival),
@@ -298,7 +302,20 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
 
 static PyObject *region_retire(RegionObject *self, PyObject *unused) {
     (void)unused;
-    return PyBool_FromLong(self->o->kind == KIND_BARRIER || admission_retire(self->o));
+    if (self->o->kind == KIND_BARRIER)
+        Py_RETURN_TRUE;
+    return PyBool_FromLong((self->o->kind == KIND_EVENT ? event_retire : admission_retire)(self->o));
+}
+
+/* -- events */
+
+static PyObject *region_set(RegionObject *self, PyObject *flag) {
+    return PyBool_FromLong((flag == Py_True ? event_set : event_clear)(self->o));
+}
+
+static PyObject *region_is_set(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    return PyBool_FromLong(event_is_set(self->o));
 }
 
 /* -- barriers */
@@ -311,7 +328,7 @@ static PyObject *region_join(RegionObject *self, PyObject *args) {
     life mine = lives_mine(self->lives);
     if (mine == 0)
         return NULL;
-    barrier_sweep(self->o, self->lives->table);
+    (void)cells_sweep(self->o, self->lives->table);
     return PyBool_FromLong(barrier_join(self->o, self->lives->table, mine, session, serial, &at));
 }
 
@@ -354,6 +371,8 @@ static PyMethodDef region_methods[] = {
     {"park", (PyCFunction)region_park, METH_VARARGS, "(session, serial, seconds): sleep until its turn."},
     {"snapshot", (PyCFunction)region_snapshot, METH_NOARGS, "Who stands here."},
     {"retire", (PyCFunction)region_retire, METH_NOARGS, "Close for ever, if nobody uses it."},
+    {"set", (PyCFunction)region_set, METH_O, "(flag): set or clear an event; False if it is closed."},
+    {"is_set", (PyCFunction)region_is_set, METH_NOARGS, "Whether an event is set."},
     {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},
     {"engage", (PyCFunction)region_engage, METH_VARARGS, "(parties, generations): meet here from now on."},
     {"move", (PyCFunction)region_move, METH_NOARGS, "Have the machine decide; returns the rounds that passed."},

@@ -204,7 +204,7 @@ static PyObject *seat_enter(Seat *self, PyObject *unused) {
         self->joined = self->inside = 0;
     self->forks = life_forks();
     if (++self->inside > self->joined) {
-        barrier_sweep(self->region->o, self->region->lives->table);
+        (void)cells_sweep(self->region->o, self->region->lives->table);
         if (barrier_join(self->region->o, self->region->lives->table, one, self->session, ++serials, &at))
             self->joined++;
     }
@@ -267,8 +267,10 @@ static PyObject *wait_here(Face *self, Seat *seat, double seconds, uint64_t *lef
     if (seconds >= 0 && seconds * 1e9 < PATIENCE_NS)
         until = began + (int64_t)(seconds * 1e9);
     bool entered = false;
+    PyObject *grant = NULL;
     *left = 0;
     seat->busy = true;
+    Py_INCREF((PyObject *)seat); /* another thread may give the lock a new one meanwhile */
     for (;;) {
         enum answer answer;
         Py_BEGIN_ALLOW_THREADS
@@ -279,16 +281,20 @@ static PyObject *wait_here(Face *self, Seat *seat, double seconds, uint64_t *lef
         entered = true;
         if (answer == INTERRUPTED && PyErr_CheckSignals() == 0)
             continue;
-        seat->busy = false;
-        if (answer == GRANTED)
-            return grant_of(seat, (PyObject *)self);
+        if (answer == GRANTED) {
+            grant = grant_of(seat, (PyObject *)self);
+            break;
+        }
         if (answer == INTERRUPTED)
             (void)admission_leave(o, &seat->at, true);
         if (answer == WAITING)
             *left = seat->serial;
         seat->at.cell = NULL;
-        return NULL;
+        break;
     }
+    seat->busy = false;
+    Py_DECREF((PyObject *)seat);
+    return grant;
 }
 
 static PyObject *acquire(Face *self, PyObject *timeout) {
@@ -452,10 +458,12 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
     Py_XDECREF(parties);
     if (PyErr_Occurred())
         return NULL;
+    Py_INCREF((PyObject *)seat);
     seat->inside++;
     enum meeting seen = barrier_arrive(o, lives, count, &mine);
+    int64_t began = monotonic_ns();
     if (seen == LATE) {
-        int64_t began = monotonic_ns(), until = began + TALK_NS;
+        int64_t until = began + TALK_NS;
         if (seconds >= 0 && seconds * 1e9 < TALK_NS)
             until = began + (int64_t)(seconds * 1e9);
         do {
@@ -465,6 +473,7 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
         } while (seen == SIGNALLED && PyErr_CheckSignals() == 0);
     }
     seat->inside -= seat->inside > 0;
+    Py_DECREF((PyObject *)seat);
     if (seen == PASSED)
         return passed(&mine);
     if (seen == SIGNALLED) {
@@ -475,7 +484,14 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
         PyErr_Restore(type, error, trace); /* what the signal's handler raised is what comes out */
         return NULL;
     }
-    return PyObject_CallMethodObjArgs((PyObject *)self, name_meet, timeout, seen == LATE ? Py_True : Py_False, NULL);
+    if (seconds < 0)
+        return PyObject_CallMethodObjArgs((PyObject *)self, name_meet, timeout, NULL);
+    double rest = seconds - (double)(monotonic_ns() - began) / 1e9;
+    PyObject *left = PyFloat_FromDouble(rest > 0 ? rest : 0), *met = NULL;
+    if (left)
+        met = PyObject_CallMethodObjArgs((PyObject *)self, name_meet, left, rest > 0 ? Py_False : Py_True, NULL);
+    Py_XDECREF(left);
+    return met;
 }
 
 static PyMethodDef barrier_methods[] = {

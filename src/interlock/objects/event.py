@@ -18,7 +18,7 @@ class Event(Named):
     machine = EVENT
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Event, (self._session, self.name)
+        return type(self), (self._session, self.name)
 
     def set(self) -> None:
         """Set the flag and let everybody go who waits for it."""

@@ -5,6 +5,7 @@ Layer: above `interlock.objects`; a session takes them from its store.
 
 from interlock.objects import Kinds
 from interlock.shm.barrier import Barrier
+from interlock.shm.event import Event
 from interlock.shm.lock import Lock, RWLock, Semaphore
 
-KINDS = Kinds(Lock, RWLock, Semaphore, Barrier)
+KINDS = Kinds(Lock, RWLock, Semaphore, Barrier, Event)

@@ -25,6 +25,8 @@ from interlock.abc import WAITING, Evict, Leave, Machine, Outcome, Stored, Ticke
 from interlock.errors import LimitExceeded, Mismatch, RecordInvalid, Unavailable
 from interlock.machines.admission import Acquire, Entry, Record
 from interlock.machines.barrier import Abort, Complete, Reset
+from interlock.machines.event import Clear, Set, Waiter
+from interlock.machines.event import Record as Flag
 from interlock.stores._record import invalid
 from interlock.stores._space import Space, file_name, reaching
 from interlock.stores.file import FileStore
@@ -37,9 +39,9 @@ try:
 except ImportError:
     _native = None  # type: ignore[assignment]
 
-KINDS = {"lock": 1, "semaphore": 2, "barrier": 3}
+KINDS = {"lock": 1, "semaphore": 2, "barrier": 3, "event": 4}
 NAMES = {code: kind for kind, code in KINDS.items()}
-ADMISSION = ("lock", "semaphore")
+WHOLE = ("lock", "semaphore", "event")  # kinds that are kept in the core alone, and have no record
 FOLDER = "native"
 PLACE = "/dev/shm"
 REPOLL_S = 0.1  # at most so long until a waiter looks whether those ahead of it still live
@@ -83,8 +85,9 @@ class ShmStore(FileStore):
                     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
                     self._folder = os.open(FOLDER, flags, dir_fd=space.root)
                     space.publish("lives", space.root, _native.blank_lives())
-                    self._lives = self._mapped(_native.Lives, "lives", space.root)
-                    self._lives.begin()
+                    lives = self._mapped(_native.Lives, "lives", space.root)
+                    lives.begin()
+                    self._lives = lives  # last: other threads go on without the lock once it is there
         return space
 
     def _mapped(self, kind: Any, name: str, directory: int, *others: Any) -> Any:
@@ -121,7 +124,7 @@ class ShmStore(FileStore):
 
     def _make(self, space: Space, name: str, kind: str, permits: int) -> None:
         with space.locked():
-            stored = super().read(name) if kind in ADMISSION else None
+            stored = super().read(name) if kind in WHOLE else None
             if stored is not None:
                 raise Mismatch.of_kind(name, stored.kind, kind, self.url)
             try:
@@ -139,17 +142,19 @@ class ShmStore(FileStore):
     # -- the three operations
 
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
-        if machine.kind in ADMISSION:
+        if machine.kind == "event":
+            return self._signal(name, machine, op)
+        if machine.kind in WHOLE:
             return self._admit(name, machine, op)
         if machine.kind == "barrier":
             return self._meet(name, machine, op, deadline)
-        if name not in self._regions or NAMES[self._regions[name].shape[0]] in ADMISSION:
+        if name not in self._regions or NAMES[self._regions[name].shape[0]] in WHOLE:
             self._refuse_native(name, machine.kind)
         return super().transact(name, machine, op, deadline)
 
     def _refuse_native(self, name: str, kind: str) -> None:
         found = self._find(name, kind, 1, create=False)
-        if found is not None and NAMES[found.shape[0]] in ADMISSION:
+        if found is not None and NAMES[found.shape[0]] in WHOLE:
             raise Mismatch.of_kind(name, NAMES[found.shape[0]], kind, self.url)
 
     def _admit(self, name: str, machine: Machine, op: Any) -> Outcome:
@@ -178,12 +183,30 @@ class ShmStore(FileStore):
                 return self._outcome(region, answer, op.ticket)
             self._drop(name)
 
+    def _signal(self, name: str, machine: Machine, op: Any) -> Outcome:
+        """One step of the event's machine, by the core."""
+        while True:
+            region = self.region(name, machine)
+            if isinstance(op, Set | Clear):
+                if region.set(isinstance(op, Set)):
+                    return Outcome("set" if isinstance(op, Set) else "clear")
+            elif isinstance(op, Evict):
+                return Outcome(region.evict(int(op.session, 16))[0] if len(op.session) == 16 else "gone")
+            else:
+                ticket, wait = (int(op.ticket.session, 16), op.ticket.serial), not isinstance(op, Leave) and op.wait
+                answer = region.leave(*ticket, False) if isinstance(op, Leave) else region.acquire(*ticket, False, wait)
+                if answer[0] != "retired":
+                    return self._outcome(region, answer, op.ticket)
+            self._drop(name)
+
     def _outcome(self, region: Any, answer: tuple[str, int, bool, int], ticket: Ticket) -> Outcome:
         state, token, told, since = answer
         if state == WAITING:
             self._waits[ticket] = region
         else:
             self._waits.pop(ticket, None)
+        if NAMES[region.shape[0]] == "event" and state != "limit":
+            return Outcome("set" if state == "granted" else state)
         if state == "granted":
             return Outcome(state, (token, told, since))
         if state == "limit":
@@ -245,20 +268,20 @@ class ShmStore(FileStore):
             except RecordInvalid as error:
                 yield error
                 continue
-            if name.startswith(prefix) and NAMES[region.shape[0]] in ADMISSION:
+            if name.startswith(prefix) and NAMES[region.shape[0]] in WHOLE:
                 yield _stored(name, region)
 
     def read(self, name: str) -> Stored | None:
         if self._existing() is None:
             return None
         region = self._regions.get(name) or self._find(name, "", 1, create=False)
-        if region is not None and NAMES[region.shape[0]] in ADMISSION:
+        if region is not None and NAMES[region.shape[0]] in WHOLE:
             return _stored(name, region)
         return super().read(name)
 
     def retire(self, name: str, machine: Machine) -> bool:
         region = self.region(name, machine, create=False) if machine.kind in KINDS else None
-        if machine.kind not in ADMISSION:
+        if machine.kind not in WHOLE:
             if region is not None:
                 region.move()
             return super().retire(name, machine)
@@ -309,6 +332,10 @@ def _stored(name: str, region: Any) -> Stored:
     kind, permits = region.shape
     counter, lost, _ = region.snapshot()
     held, waiting = _standing(region)
+    if NAMES[kind] == "event":
+        waiters = tuple(Waiter(entry.ticket, region.is_set()) for entry in waiting)
+        state = Flag(counter, region.is_set(), waiters)
+        return Stored(name, "event", counter, BY_KIND["event"].encode(state))
     record = Record(counter, permits if NAMES[kind] == "semaphore" else 0, lost, (*held, *waiting))
     return Stored(name, NAMES[kind], counter, BY_KIND[NAMES[kind]].encode(record))
 
