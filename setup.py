@@ -7,16 +7,17 @@ It needs a C compiler and Linux. Where it cannot be built the package is whole w
 import os
 import sys
 import sysconfig
+from glob import glob
 
 from setuptools import Extension, setup
 
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
-SOURCES = ("module", "regions", "seats", "admission", "barrier", "event", "object", "life", "park")
+SOURCES = ("module", "regions", "seats", "admission", "row", "clearing", "barrier", "event", "object", "life", "park")
 
 native = Extension(
     "interlock._native",
     [f"csrc/{name}.c" for name in SOURCES],
-    depends=[f"csrc/{name}.h" for name in ("atomic", "module", "admission", "barrier", "event", "object", "life", "park")],
+    depends=sorted(glob("csrc/*.h")),
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],
     py_limited_api=STABLE,

@@ -22,12 +22,13 @@ def measure(effort: Effort) -> list[Panel]:
     panel = Panel(TITLE, "median us", FILELOCK, more_is_better=False)
     for _ in range(effort.repeats(5)):
         for peer in shared_locks():
-            taken = _handoffs(peer, effort, rounds=5 if effort.quick else 11)
+            taken = handoffs(peer, effort, rounds=5 if effort.quick else 11)
             panel.add(peer.name, median_us=median(taken) * 1e6, worst_us=max(taken) * 1e6)
     return [panel]
 
 
-def _handoffs(peer: Peer, effort: Effort, rounds: int) -> list[float]:
+def handoffs(peer: Peer, effort: Effort, rounds: int) -> list[float]:
+    """Seconds from a release to the waiter's hold, `rounds` times."""
     shared = peer.prepare(effort.fresh())
     waiter = Worker(_wait, peer.attach, shared)
     lock = peer.attach(shared)

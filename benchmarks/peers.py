@@ -19,10 +19,22 @@ from typing import Any, NamedTuple
 
 import interlock
 
-FILE, MEMORY = "interlock file://", "interlock memory://"
+FILE, MEMORY, SHM = "interlock file://", "interlock memory://", "interlock shm://"
 FILELOCK, PORTALOCKER, FASTENERS = "filelock", "portalocker", "fasteners"
 FLOCK, MULTIPROCESSING, THREADING = "raw flock", "multiprocessing", "threading"
-_LIBRARIES = (FILELOCK, PORTALOCKER, FASTENERS, "diskcache", "joblib", "lmdb", "copairs")
+POSIX, FASTIPC = "posix_ipc", "fastipc"
+_LIBRARIES = (
+    FILELOCK,
+    PORTALOCKER,
+    FASTENERS,
+    "diskcache",
+    "joblib",
+    "lmdb",
+    "copairs",
+    "posix_ipc",
+    "fastipc",
+    "mpi4py",
+)
 
 
 class Peer(NamedTuple):
@@ -78,7 +90,7 @@ def fasteners_lock(path: str) -> Any:
     return fasteners.InterProcessLock(path)
 
 
-def _beside(directory: str) -> str:
+def beside(directory: str) -> str:
     return os.path.join(directory, "lock")
 
 
@@ -87,12 +99,12 @@ def _interlock_lock(url: str) -> Any:
 
 
 _ALL = (
-    Peer(FILE, _beside, _interlock_lock),
+    Peer(FILE, beside, _interlock_lock),
     Peer(MEMORY, lambda directory: "memory://bench", _interlock_lock),
-    Peer(FILELOCK, _beside, filelock_lock),
-    Peer(PORTALOCKER, _beside, portalocker_lock),
-    Peer(FASTENERS, _beside, fasteners_lock),
-    Peer(FLOCK, _beside, Flock),
+    Peer(FILELOCK, beside, filelock_lock),
+    Peer(PORTALOCKER, beside, portalocker_lock),
+    Peer(FASTENERS, beside, fasteners_lock),
+    Peer(FLOCK, beside, Flock),
     Peer(MULTIPROCESSING, lambda directory: multiprocessing.get_context("fork").Lock(), lambda lock: lock),
     Peer(THREADING, lambda directory: None, lambda nothing: threading.Lock()),
 )
@@ -124,10 +136,10 @@ def _flock_sides(path: str) -> Sides:
 
 
 _SIDES = (
-    Peer(FILE, _beside, _interlock_sides),
-    Peer(FILELOCK, _beside, _filelock_sides),
-    Peer(FASTENERS, _beside, _fasteners_sides),
-    Peer(FLOCK, _beside, _flock_sides),
+    Peer(FILE, beside, _interlock_sides),
+    Peer(FILELOCK, beside, _filelock_sides),
+    Peer(FASTENERS, beside, _fasteners_sides),
+    Peer(FLOCK, beside, _flock_sides),
 )
 
 

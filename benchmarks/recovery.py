@@ -26,7 +26,7 @@ def measure(effort: Effort) -> list[Panel]:
     for peer in shared_locks():
         taken: list[float] = []
         for _ in range(effort.repeats(5)):
-            taken.append(_takeover(peer, effort))
+            taken.append(takeover(peer, effort))
             if taken[-1] == float("inf"):
                 break
         for seconds in taken:
@@ -34,7 +34,8 @@ def measure(effort: Effort) -> list[Panel]:
     return [panel]
 
 
-def _takeover(peer: Peer, effort: Effort) -> float:
+def takeover(peer: Peer, effort: Effort) -> float:
+    """Seconds from the holder's death to the waiter's hold; infinite if it hangs."""
     shared = peer.prepare(effort.fresh())
     holder = Worker(_take, peer.attach, shared)
     waiter = Worker(_take, peer.attach, shared)

@@ -10,10 +10,10 @@ from peers import FILE
 
 
 class Target(NamedTuple):
-    """What interlock's file store is to reach in a panel's column: a limit, or a ratio to a peer of the same run.
+    """What interlock is to reach in a panel's column: a limit, or a ratio to a peer of the same run.
 
     `than` names the peer and `limit` is then how many times better we are to be; which way is better follows `most`:
-    True if the column's numbers are to be small.
+    True if the column's numbers are to be small. `ours` is the store that is judged.
     """
 
     panel: str
@@ -21,6 +21,7 @@ class Target(NamedTuple):
     limit: float
     most: bool = True
     than: str = ""
+    ours: str = FILE
 
 
 class Verdict(NamedTuple):
@@ -41,7 +42,7 @@ class Verdict(NamedTuple):
 
 def judge(target: Target, panel: Panel) -> Verdict | None:
     """The verdict, or None where the peer or the column was not measured."""
-    ours = panel.rows.get(FILE, {}).get(target.column)
+    ours = panel.rows.get(target.ours, {}).get(target.column)
     theirs = panel.rows.get(target.than, {}).get(target.column)
     if not ours or (target.than and not theirs):
         return None
@@ -95,6 +96,8 @@ def _ratio(values: list[float] | None, reference: list[float] | None, more: bool
     if not values or not reference:
         return "-"
     ours, theirs = median(values), median(reference)
+    if ours == theirs == float("inf"):
+        return "-"
     return _shown(_over(ours, theirs) if more else _over(theirs, ours))
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                        every question, with a table for each
     python benchmarks/run.py contended handoff      only some
+    python benchmarks/run.py --same-host            those about shared memory
     python benchmarks/run.py --dir /dev/shm         judge the software, not the disk
     python benchmarks/run.py --quick --out results.json
 
@@ -24,11 +25,19 @@ import cache_readers
 import cache_values
 import contended
 import handoff
+import limit
 import peers
 import readers
 import recovery
 import report
 import rounds
+import same_host_contended
+import same_host_handoff
+import same_host_late
+import same_host_readers
+import same_host_recovery
+import same_host_rounds
+import same_host_uncontended
 import uncontended
 import updates
 import waiting
@@ -46,6 +55,13 @@ QUESTIONS: dict[str, Any] = {
     "cache_values": cache_values,
     "cache_readers": cache_readers,
     "cache_race": cache_race,
+    "same_host_uncontended": same_host_uncontended,
+    "same_host_contended": same_host_contended,
+    "same_host_readers": same_host_readers,
+    "same_host_handoff": same_host_handoff,
+    "same_host_rounds": same_host_rounds,
+    "same_host_late": same_host_late,
+    "same_host_recovery": same_host_recovery,
 }
 
 
@@ -58,6 +74,8 @@ def main() -> int:
     print(f"{about['system']}, {about['cores']} cores, load {about['load']:.1f}; locks in {directory}")
     for name in peers.missing():
         print(f"{name} is not installed and left out")
+    if limit.module() is None:
+        print("there is no C compiler: the limit is left out")
     results: dict[str, Any] = {"about": about, "questions": {}}
     judged: list[report.Verdict] = []
     try:
@@ -93,13 +111,16 @@ def _answer(name: str, effort: Effort, judged: list[report.Verdict]) -> list[dic
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help=f"of {', '.join(QUESTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="a glance: less than 45 seconds, fewer repeats")
+    parser.add_argument("--same-host", action="store_true", help="the questions about objects in shared memory")
+    parser.add_argument("--quick", action="store_true", help="a glance: two or three minutes, fewer repeats")
     parser.add_argument("--dir", type=os.path.abspath, help="where the locks live (the system's temporary directory)")
     parser.add_argument("--out", help="write every sample to this file as JSON")
     options = parser.parse_args()
     unknown = set(options.questions) - set(QUESTIONS)
     if unknown:
         parser.error(f"no such question: {', '.join(sorted(unknown))}; there are {', '.join(QUESTIONS)}")
+    if options.same_host:
+        options.questions += [name for name in QUESTIONS if name.startswith("same_host")]
     return options
 
 

@@ -23,14 +23,15 @@ def measure(effort: Effort) -> list[Panel]:
     attached = [(peer.name, peer.attach(peer.prepare(effort.fresh()))) for peer in locks()]
     for _ in range(effort.repeats(7)):
         for name, lock in attached:
-            explicit, block = _loops(lock)
+            explicit, block = loops(lock)
             panel.add(
                 name, explicit_us=each_us(explicit, effort.seconds(0.06)), with_us=each_us(block, effort.seconds(0.06))
             )
     return [panel]
 
 
-def _loops(lock: Any) -> tuple[Any, Any]:
+def loops(lock: Any) -> tuple[Any, Any]:
+    """Both spellings: loops that take the number of turns."""
     acquire, release = lock.acquire, lock.release
 
     def explicit(count: int) -> None:

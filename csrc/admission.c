@@ -1,200 +1,150 @@
-#include "admission.h"
-
 #include "park.h"
+#include "row.h"
 
 #ifndef SPINS
 #define SPINS 60 /* looks at a taken permit before standing in the row: a few microseconds */
 #endif
-#define DUE_NS 1000000         /* so long others may overtake the first of the row */
-#define LOOK_NS 20000000       /* between two looks at whether those ahead still live */
-#define CLOSED (OWNER - 1)     /* owns the permits of a retired object */
-#define LARGEST_BLOCK 16u      /* a reader takes at most 2 to the power of this tokens at a time */
-
-static inline uint64_t owner(uint64_t permit) {
-    return permit & OWNER;
-}
-
-static inline uint64_t number(struct object *o, const struct cell *cell) {
-    return (uint64_t)(cell - cells_of(o)) + 1;
-}
-
-static bool anybody_reads(struct object *o) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++)
-        if (STATE(load_seq(&cells[i].word)) == READS)
-            return true;
-    return false;
-}
-
-static inline bool somebody_reads(struct object *o) {
-    return o->kind == KIND_LOCK && load_seq(&o->readers) && anybody_reads(o);
-}
-
-static struct cell *first_of_row(struct object *o) {
-    struct cell *cells = cells_of(o), *first = NULL;
-    uint32_t used = load_seq(&o->used);
-    uint64_t least = UINT64_MAX;
-    for (uint32_t i = 0; i < used; i++) {
-        if (STATE(load_seq(&cells[i].word)) != WAITS)
-            continue;
-        uint64_t arrival = load_relaxed(&cells[i].arrival);
-        if (arrival < least) {
-            least = arrival;
-            first = &cells[i];
-        }
-    }
-    return first;
-}
-
-/* Somebody left the row, or a permit came free: the first of the row is to look. */
-static void call_first(struct object *o) {
-    struct cell *first = first_of_row(o);
-    while (first == NULL) {
-        if ((load_seq(&o->row) & (ROW | DUE)) == 0)
-            return;
-        (void)and_seq(&o->row, ~(ROW | DUE));
-        first = first_of_row(o);
-        if (first == NULL)
-            return;
-        (void)or_seq(&o->row, ROW);
-    }
-    cell_wake(first);
-}
-
-/* A writer that drains waits for the last reader. */
-static void call_owner(struct object *o, uint64_t permit) {
-    if (owner(permit) && owner(permit) <= o->cells)
-        cell_wake(&cells_of(o)[owner(permit) - 1]);
-}
+#define DUE_NS 1000000    /* so long others may overtake the first of the row */
+#define LOOK_NS 20000000  /* between two looks at whether those ahead still live */
+#define LARGEST_BLOCK 16u /* a reader takes at most 2 to the power of this tokens at a time */
+#define LEFT_SHIFT (MODE_SHIFT + 5) /* of a reader's mode: how many tokens of its block are left */
 
 static void set_mode(struct place *at, uint32_t flag, bool on) {
     uint32_t mode = load_relaxed(&at->cell->mode);
     store_relaxed(&at->cell->mode, on ? mode | flag : mode & ~flag);
 }
 
-/* What a new exclusive holder, or a permit's holder, writes down. Of a lock it is alone, and need not be atomic. */
-static void note_grant(struct object *o, struct place *at, bool told) {
-    uint64_t token;
-    if (o->permits == 1) {
-        token = load_relaxed(&o->counter) + 1;
-        store_relaxed(&o->counter, token);
-        store_relaxed(&o->exclusive, token); /* readers see it after the permit that is let go later */
-    } else {
-        token = add_seq(&o->counter, 1) + 1;
-    }
+/* What the holder of a permit writes down: its token, and whether it is told of a death. */
+static void note_grant(struct object *o, struct place *at) {
+    uint64_t token = o->permits == 1 ? load_relaxed(&o->counter) + at->held / GIVE : add_seq(&o->counter, 1) + 1;
     store_relaxed(&at->cell->token, token);
     store_relaxed(&at->cell->since, wall_ms());
-    if (told)
-        set_mode(at, TOLD, true);
+    set_mode(at, TOLD, (at->held & LOST) != 0);
 }
 
-/* A reader's tokens come in blocks, so that readers write no word of one another's. A block is good until a writer takes
- * a token; the next one is twice as large if this one was used up. */
-static void note_reading(struct object *o, struct place *at, bool told) {
+/* A reader's tokens come in blocks, so that readers write no word of one another's. A block is good until a permit is
+ * given again; the next one is twice as large if this one was used up. */
+static void note_reading(struct object *o, struct place *at, uint64_t permit) {
     struct cell *cell = at->cell;
-    uint64_t token = load_relaxed(&cell->token) + 1, exclusive = load_seq(&o->exclusive);
-    uint32_t mode = load_relaxed(&cell->mode), power = mode >> MODE_SHIFT;
-    bool passed = token <= exclusive;
-    if (passed || token > load_relaxed(&cell->block)) {
-        power = passed ? 0 : power < LARGEST_BLOCK ? power + 1 : power;
-        token = add_seq(&o->counter, UINT64_C(1) << power) + 1;
-        store_relaxed(&cell->block, token + (UINT64_C(1) << power) - 1);
+    uint64_t token = load_relaxed(&cell->token) + 1, given = permit / GIVE, seen = given;
+    uint32_t mode = load_relaxed(&cell->mode), power = mode >> MODE_SHIFT & 31, left = mode >> LEFT_SHIFT;
+    bool good = load_relaxed(&cell->block) == given;
+    if (!good || left == 0) {
+        power = !good ? 0 : power < LARGEST_BLOCK ? power + 1 : power;
+        left = 1u << power;
+        do { /* a sum of two that grow is unique if both are of one moment */
+            given = seen;
+            token = add_seq(&o->counter, left + 1) + 1 + given; /* one is left for a writer that came since */
+            seen = load_seq(&o->permit[0]) / GIVE;
+        } while (seen != given);
+        store_relaxed(&cell->block, permit / GIVE);
     }
     store_relaxed(&cell->token, token);
     store_relaxed(&cell->since, wall_ms());
-    store_relaxed(&cell->mode, SHARED | (told ? TOLD : 0) | power << MODE_SHIFT);
+    mode = SHARED | (permit & LOST ? TOLD : 0) | power << MODE_SHIFT | (left - 1) << LEFT_SHIFT;
+    store_relaxed(&cell->mode, mode);
 }
 
-/* Make one permit a place's own, if it is free. */
-static bool seize(struct object *o, struct place *at, uint32_t which, uint64_t seen, bool *told) {
-    uint64_t taken = (seen & ~(OWNER | LOST)) + GIVE + number(o, at->cell);
-    if (!cas_seq(&o->permit[which], &seen, taken))
-        return false;
-    at->held = taken;
-    at->which = which;
-    *told = (seen & LOST) != 0;
-    return true;
-}
-
-/* Any free permit; of those that are LOST first if `news`, only plain ones unless `any`. */
-static bool seize_one(struct object *o, struct place *at, bool news, bool any, bool *told) {
+/* Make a permit a place's own that is, as far as `mask` goes, like `wanted`: so free, LOST or not, or either. */
+static bool seize(struct object *o, struct place *at, uint64_t mask, uint64_t wanted) {
     uint32_t start = o->permits > 1 ? load_relaxed(&at->cell->mode) >> MODE_SHIFT : 0;
     for (uint32_t i = 0; i < o->permits; i++) {
         uint32_t which = start + i < o->permits ? start + i : start + i - o->permits;
-        uint64_t seen = load_relaxed(&o->permit[which]);
-        if (owner(seen) || (news && !(seen & LOST)) || (!any && (seen & LOST)))
+        uint64_t seen = load_relaxed(&o->permit[which]), taken = (seen & ~OWNER) + GIVE + number(o, at->cell);
+        if ((seen & mask) != wanted || !cas_seq(&o->permit[which], &seen, taken))
             continue;
-        if (seize(o, at, which, seen, told)) {
-            if (o->permits > 1)
-                store_relaxed(&at->cell->mode, which << MODE_SHIFT);
-            return true;
-        }
+        at->held = taken;
+        at->which = which;
+        if (o->permits > 1)
+            store_relaxed(&at->cell->mode, which << MODE_SHIFT);
+        return true;
     }
     return false;
 }
 
-/* Let a permit go, marked LOST or not; false if it was this place's no longer. */
-static bool let_go(struct object *o, struct place *at, uint64_t mark) {
+#define PLAIN OWNER | LOST, 0
+#define NEWSWORTHY OWNER | LOST, LOST
+#define ANY OWNER, 0
+
+/* Any free permit, but of those that are LOST first. */
+static bool seize_one(struct object *o, struct place *at) {
+    if (load_seq(&o->row) & NEWS) {
+        if (seize(o, at, NEWSWORTHY))
+            return true;
+        (void)and_seq(&o->row, ~NEWS);
+    }
+    return seize(o, at, ANY);
+}
+
+/* Let one's own permit go; `keep` the news that it is LOST. False if it was this place's no longer. */
+static bool let_go(struct object *o, struct place *at, bool keep) {
     uint64_t held = at->held;
     at->held = 0;
-    if (mark && o->permits > 1)
-        (void)or_seq(&o->row, NEWS);
-    if (!cas_seq(&o->permit[at->which], &held, (held & ~OWNER) | mark))
+    if (!give_back(o, at->which, held, keep ? held & LOST : 0))
         return false;
     if (load_seq(&o->row)) /* pairs with stand: the one sees the other */
         call_first(o);
     return true;
 }
 
-/* Read, unless somebody writes. The place is idle or waits, and is that again if somebody does. */
-static bool read_now(struct object *o, struct place *at, enum state from, bool any) {
-    if (!place_turn(at, from, READS))
+/* The cell was taken from this place by force: it gives the cell back, and what it may have got since. */
+static enum answer gone(struct object *o, struct place *at) {
+    if (at->held)
+        (void)let_go(o, at, true);
+    place_free(at);
+    return GONE;
+}
+
+/* Read, unless somebody writes. Who comes from the row stays in it until that is settled. */
+static bool read_now(struct object *o, struct place *at, enum state from, uint64_t mask) {
+    enum state meanwhile = from == WAITS ? LOOKS : READS;
+    if ((load_seq(&o->permit[0]) & mask) || !place_turn(at, from, meanwhile))
         return false;
     uint64_t permit = load_seq(&o->permit[0]); /* pairs with the writer's look at the readers */
-    if (owner(permit) == 0 && (any || !(permit & LOST))) {
-        note_reading(o, at, (permit & LOST) != 0);
-        return true;
+    if ((permit & mask) == 0) {
+        note_reading(o, at, permit);
+        return meanwhile == READS || place_turn(at, LOOKS, READS);
     }
-    (void)place_turn(at, READS, from);
+    (void)place_turn(at, meanwhile, from);
     call_owner(o, load_seq(&o->permit[0]));
     return false;
 }
 
 static void announce_readers(struct object *o) {
-    if (load_relaxed(&o->readers) == 0)
+    if (load_seq(&o->readers) == 0)
         store_seq(&o->readers, 1);
 }
 
-bool admission_take(struct object *o, struct place *at, bool shared) {
-    bool told;
-    if (load_relaxed(&o->row))
-        return false;
-    if (shared) {
-        announce_readers(o);
-        uint64_t permit = load_relaxed(&o->permit[0]);
-        return !(permit & (OWNER | LOST)) && read_now(o, at, IDLE, false);
-    }
-    if (!seize_one(o, at, false, false, &told))
-        return false;
-    if (load_relaxed(&at->cell->word) != (at->base | IDLE) || somebody_reads(o)) {
-        (void)let_go(o, at, 0);
+/* Whether one's cell is still one's own, and nobody reads. A permit that was seized otherwise goes back. */
+static bool confirm(struct object *o, struct place *at) {
+    if (load_seq(&at->cell->word) != (at->base | IDLE) || somebody_reads(o)) {
+        (void)let_go(o, at, true);
         return false;
     }
-    note_grant(o, at, false);
+    note_grant(o, at);
     return true;
 }
 
+bool admission_take(struct object *o, struct place *at, bool shared) {
+    if (load_relaxed(&o->row))
+        return false;
+    if (shared && o->kind == KIND_LOCK) {
+        announce_readers(o);
+        return read_now(o, at, IDLE, OWNER | LOST);
+    }
+    return seize(o, at, PLAIN) && confirm(o, at);
+}
+
+/* Stand in the row: first there, then announced. So call_first, which clears the announcement, sees the one or is seen
+ * by the other. */
 static void stand(struct object *o, struct place *at, bool shared) {
     store_relaxed(&at->cell->arrival, add_seq(&o->arrivals, 1) + 1);
     store_relaxed(&at->cell->since, wall_ms());
     set_mode(at, SHARED, shared);
-    set_mode(at, TOLD, false);
     if (shared)
         announce_readers(o);
-    (void)or_seq(&o->row, ROW);
     (void)place_turn(at, IDLE, WAITS);
-    (void)or_seq(&o->row, ROW); /* pairs with call_first, which may have cleared it in between */
+    (void)or_seq(&o->row, ROW);
 }
 
 /* The place has left the row for its hold. */
@@ -207,110 +157,93 @@ static void settle(struct object *o) {
 static enum answer drain(struct object *o, struct place *at) {
     if (somebody_reads(o))
         return WAITING;
-    note_grant(o, at, (load_relaxed(&at->cell->mode) & TOLD) != 0);
+    note_grant(o, at);
     if (!place_turn(at, DRAINS, IDLE))
-        return GONE;
+        return gone(o, at);
     settle(o);
     return GRANTED;
+}
+
+/* Leave the row without a hold. The permit goes first: who dies in between held nothing yet. */
+static void step_back(struct object *o, struct place *at) {
+    if (at->held)
+        (void)let_go(o, at, true);
+    if (place_turn(at, WAITS, IDLE) || place_turn(at, DRAINS, IDLE))
+        call_first(o);
 }
 
 enum answer admission_turn(struct object *o, struct place *at) {
     uint64_t word = load_seq(&at->cell->word);
     if ((word & ~UINT64_C(15)) != at->base)
-        return GONE;
+        return gone(o, at);
     if (STATE(word) == DRAINS)
         return drain(o, at);
     if (STATE(word) != WAITS)
         return STATE(word) == READS || at->held ? GRANTED : GONE;
+    if (owner(load_seq(&o->permit[0])) == CLOSED) {
+        step_back(o, at);
+        return RETIRED;
+    }
     if (first_of_row(o) != at->cell)
         return WAITING;
     if (load_relaxed(&at->cell->mode) & SHARED && o->kind == KIND_LOCK) {
-        if (!read_now(o, at, WAITS, true))
+        if (!read_now(o, at, WAITS, OWNER))
             return WAITING;
         settle(o);
         return GRANTED;
     }
-    bool told = false, news = (load_seq(&o->row) & NEWS) != 0;
-    if (news && !seize_one(o, at, true, true, &told)) {
-        (void)and_seq(&o->row, ~NEWS);
-        news = false;
-    }
-    if (!news && !seize_one(o, at, false, true, &told))
+    if (!seize_one(o, at))
         return WAITING;
-    set_mode(at, TOLD, told);
-    if (!place_turn(at, WAITS, DRAINS))
-        return GONE;
-    return drain(o, at);
+    return place_turn(at, WAITS, DRAINS) ? drain(o, at) : gone(o, at);
 }
 
-/* Leave the row without a hold. */
-static void step_back(struct object *o, struct place *at) {
-    bool told = (load_relaxed(&at->cell->mode) & TOLD) != 0;
-    if (!place_turn(at, WAITS, IDLE) && !place_turn(at, DRAINS, IDLE))
-        return;
-    if (at->held)
-        (void)let_go(o, at, told ? LOST : 0);
-    call_first(o);
-}
-
-/* Take a free permit past those who wait, while nobody there has waited long. Readers overtake nobody. */
+/* Take a free permit past those who wait. Readers overtake nobody. */
 static bool overtake(struct object *o, struct place *at) {
-    bool told = false;
-    if (load_seq(&o->row) & (DUE | NEWS) || somebody_reads(o) || !seize_one(o, at, false, true, &told))
-        return false;
-    if (load_relaxed(&at->cell->word) != (at->base | IDLE) || somebody_reads(o)) {
-        (void)let_go(o, at, told ? LOST : 0);
-        return false;
-    }
-    note_grant(o, at, told);
-    return true;
+    return !somebody_reads(o) && seize_one(o, at) && confirm(o, at);
+}
+
+/* Without a place in the row, which others would take for somebody who waits. */
+static enum answer try_once(struct object *o, struct place *at, bool shared) {
+    if (load_seq(&o->row) & ROW && first_of_row(o) != NULL)
+        return REFUSED;
+    if (shared)
+        announce_readers(o);
+    if (shared ? read_now(o, at, IDLE, OWNER) : overtake(o, at))
+        return GRANTED;
+    if (load_seq(&at->cell->word) != (at->base | IDLE))
+        return gone(o, at);
+    return owner(load_seq(&o->permit[0])) == CLOSED ? RETIRED : REFUSED;
 }
 
 enum answer admission_enter(struct object *o, struct place *at, bool shared, bool wait) {
-    bool exclusive = !shared || o->kind == KIND_SEMAPHORE;
-    set_mode(at, TOLD, false);
-    if (owner(load_seq(&o->permit[0])) == CLOSED)
-        return RETIRED;
-    for (int spins = 0; exclusive && wait && spins < SPINS; spins++) {
-        if (overtake(o, at))
+    bool reads = shared && o->kind == KIND_LOCK;
+    if (!wait)
+        return try_once(o, at, reads);
+    for (int spins = 0; !reads && spins < SPINS; spins++) {
+        if (!(load_seq(&o->row) & DUE) && overtake(o, at))
             return GRANTED;
         relax();
     }
-    if (!wait && load_seq(&o->row) & ROW && first_of_row(o) != NULL)
-        return REFUSED;
-    stand(o, at, shared && !exclusive);
-    enum answer answer = admission_turn(o, at);
-    if (answer != WAITING)
-        return answer;
-    bool closed = owner(load_seq(&o->permit[0])) == CLOSED;
-    if (wait && !closed)
-        return WAITING;
-    step_back(o, at);
-    return closed ? RETIRED : REFUSED;
+    stand(o, at, reads);
+    return admission_turn(o, at);
 }
 
 /* Keep out of the way of whoever is ahead and alive; clear away who is dead. */
 enum answer admission_wait(struct object *o, struct lives *lives, struct place *at, int64_t until) {
     int64_t began = monotonic_ns(), looked = began;
-    bool due = false;
     for (;;) {
-        store_seq(&at->cell->wake, 0);
+        store_seq(&at->cell->wake, 0); /* pairs with cell_wake */
         enum answer answer = admission_turn(o, at);
         if (answer != WAITING)
             return answer;
         int64_t now = monotonic_ns(), next = looked + LOOK_NS;
         if (now >= until)
             return WAITING;
-        if (!due && now - began >= DUE_NS) {
-            due = first_of_row(o) == at->cell;
-            if (due) {
-                (void)or_seq(&o->row, DUE);
-                continue;
-            }
-        } else if (!due && began + DUE_NS < next) {
+        if (now < began + DUE_NS)
             next = began + DUE_NS;
-        }
-        if (now - looked >= LOOK_NS) {
+        else if (first_of_row(o) == at->cell && !(or_seq(&o->row, DUE) & DUE))
+            continue; /* whoever was first before may have cleared it after this one had set it */
+        if (now >= looked + LOOK_NS) {
             looked = now;
             (void)or_seq(&o->row, ROW);
             if (admission_sweep(o, lives))
@@ -324,11 +257,10 @@ enum answer admission_wait(struct object *o, struct lives *lives, struct place *
 
 enum answer admission_release(struct object *o, struct place *at, bool untold) {
     if (at->held)
-        return let_go(o, at, untold ? LOST : 0) ? LEFT : GONE;
+        return let_go(o, at, untold) ? LEFT : gone(o, at);
     if (!place_turn(at, READS, IDLE))
-        return GONE;
-    uint64_t permit = load_seq(&o->permit[0]);
-    call_owner(o, permit); /* pairs with the writer that looks for readers, then sleeps */
+        return gone(o, at);
+    call_owner(o, load_seq(&o->permit[0])); /* pairs with the writer that looks for readers, then sleeps */
     if (load_seq(&o->row))
         call_first(o);
     return LEFT;
@@ -339,23 +271,21 @@ enum answer admission_leave(struct object *o, struct place *at, bool untold) {
     enum answer answer = LEFT;
     if (state == WAITS || state == DRAINS)
         step_back(o, at);
-    else if (state == READS || at->held)
-        answer = admission_release(o, at, untold && load_relaxed(&at->cell->mode) & TOLD);
     else
-        answer = GONE;
+        answer = admission_release(o, at, untold);
     place_free(at);
     return answer;
 }
 
 enum answer admission_downgrade(struct object *o, struct place *at) {
-    if (!at->held)
-        return STATE(load_seq(&at->cell->word)) == READS ? GRANTED : GONE;
+    uint64_t word = load_seq(&at->cell->word);
+    if (!at->held || word != (at->base | IDLE))
+        return word == (at->base | READS) ? GRANTED : GONE;
     announce_readers(o);
     set_mode(at, SHARED, true);
     if (!place_turn(at, IDLE, READS))
-        return GONE;
-    store_relaxed(&at->cell->block, load_relaxed(&at->cell->token));
-    return let_go(o, at, 0) ? GRANTED : GONE;
+        return gone(o, at);
+    return let_go(o, at, false) ? GRANTED : gone(o, at);
 }
 
 void admission_recall(struct object *o, struct place *at) {
@@ -367,73 +297,4 @@ void admission_recall(struct object *o, struct place *at) {
             at->which = i;
         }
     }
-}
-
-/* Clear a cell, seen with this word, whose owner is over: first what it has, then the cell itself. Others may be at the
- * same; each step happens once. */
-static void clear_away(struct object *o, struct cell *cell, uint64_t word) {
-    bool drained = STATE(word) == DRAINS && !(load_relaxed(&cell->mode) & TOLD);
-    for (uint32_t i = 0; i < o->permits; i++) {
-        uint64_t permit = load_seq(&o->permit[i]);
-        if (owner(permit) != number(o, cell))
-            continue;
-        if (load_seq(&cell->word) != word)
-            return; /* somebody else did it, and the permit may be a successor's */
-        if (o->permits > 1)
-            (void)or_seq(&o->row, NEWS);
-        (void)cas_seq(&o->permit[i], &permit, (permit & ~OWNER) | (drained ? permit & LOST : LOST));
-    }
-    (void)cas_seq(&cell->word, &word, WORD(GIVEN(word), 0, FREE));
-}
-
-enum answer admission_evict(struct object *o, uint64_t session) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    bool any = false;
-    for (uint32_t i = 0; i < used; i++) {
-        uint64_t word = load_seq(&cells[i].word);
-        if (STATE(word) <= CLAIMED || load_relaxed(&cells[i].session) != session)
-            continue;
-        struct place at = {.cell = &cells[i], .base = word & ~UINT64_C(15)};
-        admission_recall(o, &at);
-        any = any || at.held || STATE(word) != IDLE;
-        clear_away(o, &cells[i], word);
-    }
-    call_owner(o, load_seq(&o->permit[0]));
-    call_first(o);
-    return any ? LEFT : GONE;
-}
-
-bool admission_sweep(struct object *o, struct lives *lives) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    bool any = false;
-    for (uint32_t i = 0; i < used; i++) {
-        uint64_t word = load_seq(&cells[i].word);
-        if (STATE(word) == FREE || !life_over(lives, LIFE(word)))
-            continue;
-        clear_away(o, &cells[i], word);
-        any = true;
-    }
-    if (any) {
-        call_owner(o, load_seq(&o->permit[0]));
-        call_first(o);
-    }
-    return any;
-}
-
-bool admission_retire(struct object *o) {
-    for (uint32_t i = 0; i < o->permits; i++) {
-        uint64_t seen = load_seq(&o->permit[i]);
-        if ((seen & (OWNER | LOST)) == 0 && cas_seq(&o->permit[i], &seen, seen | CLOSED)) {
-            if (i + 1 < o->permits || (!anybody_reads(o) && first_of_row(o) == NULL))
-                continue;
-            i++;
-        }
-        while (i-- > 0)
-            (void)and_seq(&o->permit[i], ~OWNER);
-        call_first(o);
-        return false;
-    }
-    return true;
 }

@@ -2,7 +2,8 @@
  *
  * A permit is one word; whoever it names has it. A lock is an object with one permit, which readers respect:
  *
- *     bits 0-15 cell + 1, or 0 if it is free | 16 an earlier owner died (LOST) | 17-63 times it was given
+ *     bits 0-15 cell + 1, or 0 if it is free | 16 an earlier owner died, and no owner since gave it back (LOST)
+ *     17-63 times it was given
  *
  * The row is not stored anywhere: it is the cells that wait, in the order of their arrivals. So nothing in it can be
  * left half-done. Its flags only save a look at it:
@@ -20,9 +21,11 @@
 #define LOST (UINT64_C(1) << 16)
 #define GIVE (UINT64_C(1) << 17)
 
+/* Tokens: of one permit, the times it was given plus what readers took from `counter`; of several, `counter` alone. */
+
 enum answer { GRANTED, WAITING, REFUSED, FULL, GONE, LEFT, RETIRED, INTERRUPTED };
 
-/* Take it at once, if it is free and nobody waits: from a place that is idle. */
+/* Take it at once, if it is free and nobody waits: from a place that is idle. Only of a lock is anything shared. */
 bool admission_take(struct object *o, struct place *at, bool shared);
 
 /* Take it, if need be past those who have not waited long, for a few microseconds; else stand in the row. */
@@ -52,7 +55,10 @@ bool admission_sweep(struct object *o, struct lives *lives);
 /* Find out again what a place holds that was found by its ticket. */
 void admission_recall(struct object *o, struct place *at);
 
-/* Close an object for ever that nobody uses. */
-bool admission_retire(struct object *o);
+/* Close an object for ever that nobody uses; true also if it is closed already, by one who may have died since. */
+bool admission_retire(struct object *o, struct lives *lives, life mine);
+
+/* A token that no later grant is below. */
+uint64_t admission_token(struct object *o);
 
 #endif

@@ -5,12 +5,15 @@
 
 #include "park.h"
 
-#define YIELDS 50        /* other parties are let run so often before sleeping */
+#ifndef YIELDS
+#define YIELDS 50 /* other parties are let run so often before sleeping */
+#endif
 #define LOOK_NS 20000000 /* between two looks at whether the other parties still live */
 
-#define ARRIVAL (UINT64_C(1) << 44)
-#define ROUND(word) ((word) & (ARRIVAL - 1))
-#define ARRIVED(word) ((uint32_t)(((word) & ~MACHINE) / ARRIVAL))
+#define ARRIVAL (UINT64_C(1) << 45)
+#define ROUND(word) (((word) & (ARRIVAL - 1)) >> 1)
+#define ARRIVED(word) ((uint32_t)((word) / ARRIVAL))
+#define AT(round) ((uint64_t)(round) << 1 & (ARRIVAL - 1)) /* nobody has come yet, and the machine decides */
 
 static word32 *round_of(struct object *o) {
     return low_half(&o->permit[0]);
@@ -38,17 +41,18 @@ bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t ses
 
 bool barrier_engage(struct object *o, struct lives *lives, uint32_t parties, uint64_t generations) {
     uint64_t word = load_seq(&o->permit[0]);
-    if (!(word & MACHINE) || living(o, lives) != parties)
+    if (word & HERE || living(o, lives) != parties)
         return false;
-    store_seq(&o->exclusive, generations); /* read by those who arrive here, and nobody does before the next line */
-    return cas_seq(&o->permit[0], &word, ROUND(word));
+    store_seq(&o->counter, parties);
+    store_seq(&o->generations, generations); /* both read by those who arrive here, and nobody does before the next line */
+    return cas_seq(&o->permit[0], &word, AT(ROUND(word)) | HERE);
 }
 
 uint64_t barrier_move(struct object *o) {
     uint64_t word = load_seq(&o->permit[0]);
-    while (!(word & MACHINE))
-        if (cas_seq(&o->permit[0], &word, ROUND(word) | MACHINE)) {
-            unpark(round_of(o), INT_MAX); /* sleepers compare the round, which is the same: they look again */
+    while (word & HERE)
+        if (cas_seq(&o->permit[0], &word, AT(ROUND(word)))) {
+            unpark(round_of(o), INT_MAX);
             break;
         }
     return ROUND(word);
@@ -57,15 +61,15 @@ uint64_t barrier_move(struct object *o) {
 enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t parties, struct arrival *mine) {
     uint64_t word = load_seq(&o->permit[0]);
     do {
-        if (word & MACHINE || ARRIVED(word) >= parties)
+        if (!(word & HERE) || ARRIVED(word) >= parties || load_seq(&o->counter) != parties)
             return MOVED;
     } while (!cas_seq(&o->permit[0], &word, word + ARRIVAL));
     *mine = (struct arrival){
-        .round = ROUND(word), .generation = load_seq(&o->exclusive) + ROUND(word), .index = ARRIVED(word)};
+        .round = ROUND(word), .generation = load_seq(&o->generations) + ROUND(word), .index = ARRIVED(word)};
     if (mine->index + 1 < parties)
         return LATE;
     word += ARRIVAL;
-    if (living(o, lives) == parties && cas_seq(&o->permit[0], &word, mine->round + 1)) {
+    if (living(o, lives) == parties && cas_seq(&o->permit[0], &word, AT(mine->round + 1) | HERE)) {
         unpark(round_of(o), INT_MAX);
         return PASSED;
     }
@@ -75,7 +79,7 @@ enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t part
 
 static enum meeting standing(struct object *o, const struct arrival *mine) {
     uint64_t word = load_seq(&o->permit[0]);
-    return ROUND(word) != mine->round ? PASSED : word & MACHINE ? MOVED : LATE;
+    return ROUND(word) != mine->round ? PASSED : word & HERE ? LATE : MOVED;
 }
 
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until) {
@@ -102,12 +106,13 @@ enum meeting barrier_wait(struct object *o, struct lives *lives, const struct ar
         }
         looked = looked ? looked : now;
         int64_t next = until < looked + LOOK_NS ? until : looked + LOOK_NS;
-        if (!park(round_of(o), (uint32_t)mine->round, next - now))
+        if (!park(round_of(o), (uint32_t)(AT(mine->round) | HERE), next - now))
             return SIGNALLED;
     }
 }
 
-uint32_t barrier_waiting(struct object *o) {
+uint32_t barrier_waiting(struct object *o, uint32_t *parties) {
     uint64_t word = load_seq(&o->permit[0]);
-    return word & MACHINE ? 0 : ARRIVED(word);
+    *parties = (uint32_t)load_seq(&o->counter);
+    return word & HERE ? ARRIVED(word) : 0;
 }

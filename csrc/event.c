@@ -45,13 +45,15 @@ enum answer event_enter(struct object *o, struct place *at, bool wait) {
     store_relaxed(&at->cell->since, wall_ms());
     if (!place_turn(at, IDLE, WAITS))
         return GONE;
-    return load_seq(&o->permit[0]) & SHUT ? RETIRED : event_turn(o, at); /* pairs with event_retire */
+    return event_turn(o, at); /* which sees what was set or closed meanwhile */
 }
 
 enum answer event_turn(struct object *o, struct place *at) {
     if (load_seq(&at->cell->word) != (at->base | WAITS))
         return GONE;
     uint64_t word = load_seq(&o->permit[0]);
+    if (word & SHUT)
+        return RETIRED;
     return word & FLAG || word / ONCE != load_relaxed(&at->cell->token) ? GRANTED : WAITING;
 }
 
@@ -73,12 +75,13 @@ enum answer event_leave(struct object *o, struct place *at) {
     return answer == WAITING ? LEFT : answer;
 }
 
+/* Whoever comes to wait in between is sent away, as are all who come later: to what has the name then. */
 bool event_retire(struct object *o) {
     uint64_t word = load_seq(&o->permit[0]);
+    if (word & SHUT)
+        return true;
     if (word & FLAG || anybody_waits(o) || !cas_seq(&o->permit[0], &word, word | SHUT))
         return false;
-    if (!anybody_waits(o))
-        return true;
-    (void)and_seq(&o->permit[0], ~SHUT);
-    return false;
+    unpark(low_half(&o->permit[0]), INT_MAX);
+    return true;
 }

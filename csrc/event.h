@@ -28,7 +28,7 @@ enum answer event_wait(struct object *o, struct place *at, int64_t until);
 /* Leave: GRANTED if one had been let go. */
 enum answer event_leave(struct object *o, struct place *at);
 
-/* Close an object for ever whose flag is clear and for which nobody waits. */
+/* Close an object for ever whose flag is clear and for which nobody waits; true also if it is closed already. */
 bool event_retire(struct object *o);
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
 
@@ -56,15 +57,31 @@ static bool make_mutex(pthread_mutex_t *mutex) {
     return made;
 }
 
+/* Whether nobody alive holds a mutex. The word of glibc's says so, in which the kernel puts the death of its owner (see
+ * Documentation/locking/robust-futex-ABI): to read it changes nothing, so nobody who is stopped while looking hides a
+ * death from others. Elsewhere it is locked for a moment. */
+static bool unheld(struct life_place *place) {
+#ifdef __GLIBC__
+    uint32_t word = load_seq((word32 *)(void *)&place->mutex.__data.__lock);
+    return word == 0 || word & FUTEX_OWNER_DIED;
+#else
+    if (!try_mutex(&place->mutex))
+        return false;
+    pthread_mutex_unlock(&place->mutex);
+    return true;
+#endif
+}
+
 static life take_place(struct lives *table) {
     for (uint32_t index = 0; index < LIVES; index++) {
         struct life_place *place = &table->places[index];
         uint32_t begun = load_seq(&place->begun);
-        if ((begun == 0 && !make_mutex(&place->mutex)) || !try_mutex(&place->mutex))
+        if (begun == 0 ? !make_mutex(&place->mutex) : !unheld(place))
             continue;
-        begun = (begun & TIMES) == TIMES ? 1 : begun + 1;
-        store_seq(&place->begun, begun); /* pairs with life_over */
-        return begun << 10 | index;
+        begun = begun == TIMES ? 1 : begun + 1;
+        store_seq(&place->begun, begun); /* pairs with life_over; first: whoever had it is over from now on */
+        if (try_mutex(&place->mutex))
+            return begun << 10 | index;
     }
     errno = EAGAIN;
     return 0;
@@ -147,10 +164,7 @@ bool life_over(struct lives *table, life one) {
     struct life_place *place = &table->places[one & INDEX];
     if (one == 0 || load_seq(&place->begun) != one >> 10)
         return one != 0; /* its place was given to another one, which is done on this very proof */
-    if (!try_mutex(&place->mutex))
-        return false;
-    pthread_mutex_unlock(&place->mutex);
-    return true;
+    return unheld(place);
 }
 
 uint32_t life_forks(void) {

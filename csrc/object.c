@@ -22,7 +22,6 @@ void object_blank(struct object *o, enum kind kind, uint32_t permits, uint64_t f
     o->name_bytes = (uint32_t)bytes;
     memcpy(o->name, name, bytes);
     atomic_init(&o->counter, floor);
-    atomic_init(&o->exclusive, floor);
 }
 
 const char *object_damage(const struct object *o, size_t size) {
@@ -31,7 +30,7 @@ const char *object_damage(const struct object *o, size_t size) {
     if (o->abi != OBJECT_ABI)
         return "it was made by another version of interlock";
     if (o->size != size || o->size != object_size(o->permits) || o->name_bytes > NAME_BYTES ||
-        o->cells != (o->permits > 1 ? o->permits + ROOM : ROOM))
+        o->cells != (o->permits > 1 ? o->permits + ROOM : ROOM) || load_seq(&o->used) > o->cells)
         return "its header is damaged";
     return NULL;
 }
@@ -66,8 +65,8 @@ bool place_find(struct object *o, uint64_t session, uint64_t serial, struct plac
     uint32_t used = load_seq(&o->used);
     for (uint32_t i = 0; i < used; i++) {
         uint64_t word = load_seq(&cells[i].word);
-        if (STATE(word) <= CLAIMED || load_relaxed(&cells[i].session) != session ||
-            load_relaxed(&cells[i].serial) != serial || load_seq(&cells[i].word) >> 4 != word >> 4)
+        if (STATE(word) <= CLAIMED || load_seq(&cells[i].session) != session ||
+            load_seq(&cells[i].serial) != serial || load_seq(&cells[i].word) >> 4 != word >> 4)
             continue;
         *at = (struct place){.cell = &cells[i], .base = word & ~UINT64_C(15)};
         return true;
@@ -77,8 +76,9 @@ bool place_find(struct object *o, uint64_t session, uint64_t serial, struct plac
 
 void place_free(const struct place *at) {
     uint64_t word = load_relaxed(&at->cell->word);
-    if ((word & ~UINT64_C(15)) == at->base)
-        (void)cas_seq(&at->cell->word, &word, WORD(GIVEN(word), 0, FREE));
+    while ((word & ~UINT64_C(15)) == at->base || word == at->base + WORD(1, 0, EVICTED))
+        if (cas_seq(&at->cell->word, &word, WORD(GIVEN(word), 0, FREE)))
+            return;
 }
 
 void cells_evict(struct object *o, uint64_t session) {

@@ -15,9 +15,12 @@ enum kind { KIND_LOCK = 1, KIND_SEMAPHORE = 2, KIND_BARRIER = 3, KIND_EVENT = 4 
 
 enum state {
     FREE = 0,
+    EVICTED, /* taken by force from a session whose process may live, until that process has seen it, or is dead */
+    RETIRES, /* has permits in order to close the object */
     CLAIMED, /* given to somebody, who has not signed it yet */
     IDLE,    /* signed; in no row. An exclusive holder's cell is idle: the permit names it */
     WAITS,   /* in the row */
+    LOOKS,   /* in the row, and reads if nobody writes */
     DRAINS,  /* has the permit, and waits for readers to go */
     READS,   /* holds, with others */
     MEMBER,  /* of a barrier's last generation */
@@ -29,7 +32,7 @@ struct cell {
     word64 serial;
     word64 arrival; /* place in the row */
     word64 token;   /* of its hold, or the last one it had */
-    word64 block;   /* a reader's: tokens up to here are its own */
+    word64 block;   /* a reader's: how often the permit had been given when it took its block of tokens */
     word64 since;   /* wall clock, ms */
     word32 wake;    /* slept on while 0 */
     word32 mode;
@@ -37,13 +40,13 @@ struct cell {
 
 #define SHARED 1u
 #define TOLD 2u      /* its grant said that an earlier holder died */
-#define MODE_SHIFT 2 /* above: the permit to try first; of a reader, the size of its block as a power of two */
+#define MODE_SHIFT 2 /* above: the permit to try first; of a reader, 5 bits for its block's size, and what is left */
 
 #define NAME_BYTES 4000
 #define OBJECT_MAGIC UINT64_C(0x6b636f6c7265746e)
 #define OBJECT_ABI 1u
 #define ROOM 510u /* cells beside those that holders of permits need */
-#define MOST_CELLS 65534u
+#define MOST_CELLS 65533u
 
 struct object {
     uint64_t magic;
@@ -54,8 +57,8 @@ struct object {
     uint32_t cells;
     uint32_t name_bytes;
     unsigned char name[NAME_BYTES];
-    _Alignas(64) word64 counter; /* the largest token given out */
-    word64 exclusive;            /* the largest one of an exclusive holder */
+    _Alignas(64) word64 counter; /* tokens given out; see admission.h. Of a barrier: its parties */
+    word64 generations;          /* of a barrier: those of the machine; see barrier.h */
     word64 arrivals;
     word32 row;     /* flags: see admission.h and barrier.h */
     word32 readers; /* whether anybody ever read: else nobody looks for readers */
@@ -109,7 +112,7 @@ static inline bool place_turn(const struct place *at, enum state from, enum stat
     return cas_seq(&at->cell->word, &seen, at->base | (uint64_t)to);
 }
 
-/* Give a cell back that is in no row and holds nothing. */
+/* Give a cell back that is in no row and holds nothing, be it EVICTED. */
 void place_free(const struct place *at);
 
 /* Give back the cells that a session has, or that proved dead processes have, where nothing else is theirs. */

@@ -263,6 +263,15 @@ static bool has_permit(struct object *o, struct cell *cell) {
     return at.held != 0;
 }
 
+/* Whether there is a death still to be told with this permit: nobody has it, or somebody who waits for readers to go. */
+static bool untold(struct object *o, uint64_t permit) {
+    uint64_t owner = permit & OWNER;
+    if (!(permit & LOST) || owner > o->cells)
+        return false;
+    enum state state = owner ? STATE(load_seq(&cells_of(o)[owner - 1].word)) : WAITS;
+    return state == WAITS || state == DRAINS;
+}
+
 /* Counter, whether a death is untold, and for each cell in use: its part (r reads, x has a permit, d drains, w waits,
  * i idle, m member), arrival, session, serial, token, since, whether shared, whether told. */
 static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
@@ -273,14 +282,14 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
     if (rows == NULL)
         return NULL;
     for (uint32_t i = 0; o->kind <= KIND_SEMAPHORE && i < o->permits; i++)
-        lost = lost || load_seq(&o->permit[i]) & LOST;
+        lost = lost || untold(o, load_seq(&o->permit[i]));
     uint32_t used = load_seq(&o->used);
     for (uint32_t i = 0; i < used; i++) {
         struct cell *cell = &cells_of(o)[i];
         enum state state = STATE(load_seq(&cell->word));
         if (state <= CLAIMED)
             continue;
-        char part[2] = {"ffiwdrm"[state], 0};
+        char part[2] = {"ffffiwwdrm"[state], 0};
         if ((state == IDLE || state == WAITS) && o->kind <= KIND_SEMAPHORE && has_permit(o, cell))
             part[0] = 'x';
         uint32_t mode = load_relaxed(&cell->mode);
@@ -297,14 +306,17 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
         }
         Py_DECREF(row);
     }
-    return Py_BuildValue("KON", (unsigned long long)load_seq(&o->counter), lost ? Py_True : Py_False, rows);
+    return Py_BuildValue("KON", (unsigned long long)admission_token(o), lost ? Py_True : Py_False, rows);
 }
 
 static PyObject *region_retire(RegionObject *self, PyObject *unused) {
     (void)unused;
     if (self->o->kind == KIND_BARRIER)
         Py_RETURN_TRUE;
-    return PyBool_FromLong((self->o->kind == KIND_EVENT ? event_retire : admission_retire)(self->o));
+    if (self->o->kind == KIND_EVENT)
+        return PyBool_FromLong(event_retire(self->o));
+    life mine = lives_mine(self->lives);
+    return mine ? PyBool_FromLong(admission_retire(self->o, self->lives->table, mine)) : NULL;
 }
 
 /* -- events */
@@ -347,7 +359,8 @@ static PyObject *region_move(RegionObject *self, PyObject *unused) {
 
 static PyObject *region_waiting(RegionObject *self, PyObject *unused) {
     (void)unused;
-    return PyLong_FromUnsignedLong(barrier_waiting(self->o));
+    uint32_t parties, arrived = barrier_waiting(self->o, &parties);
+    return Py_BuildValue("II", arrived, parties);
 }
 
 static PyObject *region_get(RegionObject *self, void *which) {
@@ -376,7 +389,7 @@ static PyMethodDef region_methods[] = {
     {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},
     {"engage", (PyCFunction)region_engage, METH_VARARGS, "(parties, generations): meet here from now on."},
     {"move", (PyCFunction)region_move, METH_NOARGS, "Have the machine decide; returns the rounds that passed."},
-    {"waiting", (PyCFunction)region_waiting, METH_NOARGS, "How many parties wait here."},
+    {"waiting", (PyCFunction)region_waiting, METH_NOARGS, "How many parties wait here, of how many."},
     {NULL, NULL, 0, NULL},
 };
 

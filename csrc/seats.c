@@ -36,7 +36,7 @@ typedef struct {
     Grant *grant; /* what it holds now */
     Grant *spare; /* a grant that nobody else remembers, to be used again */
     uint32_t forks;
-    bool shared;
+    bool shared; /* it reads */
     bool busy; /* a thread waits with it */
     uint32_t joined, inside; /* at a barrier: parties that this session is, and those of them that are in it */
 } Seat;
@@ -193,6 +193,37 @@ static PyObject *seat_detach(Seat *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* Give the cell back, unless something is held, waited for or met there; whether nothing was. */
+static bool rise(Seat *seat) {
+    if (seat->grant || seat->busy || seat->inside)
+        return false;
+    if (mine(seat))
+        place_free(&seat->at);
+    seat->at.cell = NULL;
+    seat->joined = 0;
+    return true;
+}
+
+static PyObject *seat_rise(Seat *self, PyObject *unused) {
+    (void)unused;
+    return PyBool_FromLong(rise(self));
+}
+
+/* Sit at the object that has the name now, unless one cannot rise. */
+static PyObject *seat_move(Seat *self, PyObject *region) {
+    if (!PyObject_TypeCheck(region, region_type)) {
+        PyErr_SetString(PyExc_TypeError, "a seat is at a Region");
+        return NULL;
+    }
+    if (rise(self)) {
+        RegionObject *before = self->region;
+        Py_INCREF(region);
+        self->region = (RegionObject *)region;
+        Py_DECREF((PyObject *)before);
+    }
+    Py_RETURN_NONE;
+}
+
 /* One more party of this session is in the barrier: (session's serial for its cell). Whether it has a cell there. */
 static PyObject *seat_enter(Seat *self, PyObject *unused) {
     (void)unused;
@@ -227,6 +258,8 @@ static PyMethodDef seat_methods[] = {
     {"release", (PyCFunction)seat_release, METH_O, "(untold): give back what it holds; whether that was still held."},
     {"enter", (PyCFunction)seat_enter, METH_NOARGS, "One more party of this session comes to the barrier."},
     {"leave", (PyCFunction)seat_leave, METH_NOARGS, "It goes."},
+    {"rise", (PyCFunction)seat_rise, METH_NOARGS, "Give the cell back, unless it is in use; whether it was not."},
+    {"move", (PyCFunction)seat_move, METH_O, "(region): sit at the object that has the name now."},
     {"detach", (PyCFunction)seat_detach, METH_NOARGS, "Leave its hold and its ticket to others."},
     {NULL, NULL, 0, NULL},
 };
@@ -260,7 +293,7 @@ static bool plain(PyObject *timeout, double *seconds) {
 
 /* Wait here for a while; a new reference if it was granted, NULL with or without an exception if not. What still stands
  * in the row afterwards is in `left`, with the seat's ticket. */
-static PyObject *wait_here(Face *self, Seat *seat, double seconds, uint64_t *left) {
+static PyObject *wait_here(Face *self, Seat *seat, double seconds, struct place *left) {
     struct object *o = seat->region->o;
     struct lives *lives = seat->region->lives->table;
     int64_t began = monotonic_ns(), until = began + PATIENCE_NS;
@@ -268,7 +301,7 @@ static PyObject *wait_here(Face *self, Seat *seat, double seconds, uint64_t *lef
         until = began + (int64_t)(seconds * 1e9);
     bool entered = false;
     PyObject *grant = NULL;
-    *left = 0;
+    left->cell = NULL;
     seat->busy = true;
     Py_INCREF((PyObject *)seat); /* another thread may give the lock a new one meanwhile */
     for (;;) {
@@ -288,12 +321,30 @@ static PyObject *wait_here(Face *self, Seat *seat, double seconds, uint64_t *lef
         if (answer == INTERRUPTED)
             (void)admission_leave(o, &seat->at, true);
         if (answer == WAITING)
-            *left = seat->serial;
+            *left = seat->at;
         seat->at.cell = NULL;
         break;
     }
     seat->busy = false;
     Py_DECREF((PyObject *)seat);
+    return grant;
+}
+
+/* Python waits further with a ticket that stands in the row. If it raises before it has begun to, a signal's handler
+ * perhaps, the ticket is left here: nobody else would take its turn, and the row would stand still. */
+static PyObject *go_on(Face *self, RegionObject *region, struct place *left, PyObject *timeout) {
+    PyObject *serial = PyLong_FromUnsignedLongLong(load_relaxed(&left->cell->serial)), *grant = NULL;
+    Py_INCREF((PyObject *)region); /* it stays mapped meanwhile */
+    if (serial)
+        grant = PyObject_CallMethodObjArgs((PyObject *)self, name_stand, serial, timeout, NULL);
+    Py_XDECREF(serial);
+    if (grant == NULL) {
+        enum state state = STATE(load_seq(&left->cell->word));
+        admission_recall(region->o, left);
+        if (state == WAITS || state == DRAINS)
+            (void)admission_leave(region->o, left, true);
+    }
+    Py_DECREF((PyObject *)region);
     return grant;
 }
 
@@ -303,7 +354,7 @@ static PyObject *acquire(Face *self, PyObject *timeout) {
         if (admission_take(seat->region->o, &seat->at, seat->shared))
             return grant_of(seat, (PyObject *)self);
         double seconds;
-        uint64_t left;
+        struct place left;
         if (plain(timeout, &seconds)) {
             PyObject *may = PyObject_CallMethodObjArgs((PyObject *)self, name_may_wait, NULL);
             if (may == NULL)
@@ -314,13 +365,8 @@ static PyObject *acquire(Face *self, PyObject *timeout) {
                 PyObject *grant = wait_here(self, seat, seconds, &left);
                 if (grant || PyErr_Occurred())
                     return grant;
-                if (left) {
-                    PyObject *serial = PyLong_FromUnsignedLongLong(left);
-                    if (serial)
-                        grant = PyObject_CallMethodObjArgs((PyObject *)self, name_stand, serial, timeout, NULL);
-                    Py_XDECREF(serial);
-                    return grant;
-                }
+                if (left.cell)
+                    return go_on(self, seat->region, &left, timeout);
             }
         }
     }
@@ -472,10 +518,14 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
             Py_END_ALLOW_THREADS
         } while (seen == SIGNALLED && PyErr_CheckSignals() == 0);
     }
+    /* The arrival is taken back before any Python runs, which may raise at once; unless the round has passed just now. */
+    bool over = (seen == LATE || seen == SIGNALLED) && barrier_move(o) != mine.round;
     seat->inside -= seat->inside > 0;
     Py_DECREF((PyObject *)seat);
-    if (seen == PASSED)
+    if (seen == PASSED || (seen == LATE && over))
         return passed(&mine);
+    if (seen == SIGNALLED && over)
+        return NULL;
     if (seen == SIGNALLED) {
         PyObject *type, *error, *trace;
         PyErr_Fetch(&type, &error, &trace);

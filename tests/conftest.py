@@ -38,7 +38,7 @@ def new_scope(store: str, tmp_path: Path) -> Iterator[str]:
     if store == "shm":
         name = f"test-{uuid.uuid4().hex}"
         yield f"shm://{name}"
-        shutil.rmtree(f"/dev/shm/interlock-{os.geteuid()}/{name}", ignore_errors=True)
+        shutil.rmtree(f"/dev/shm/interlock-{os.geteuid()}/scopes/{name}", ignore_errors=True)
     elif store == "memory":
         yield f"memory://{uuid.uuid4().hex}"
     else:

@@ -47,6 +47,7 @@ ALLOWED = {
     "doctor": {"doctor", "errors", "holder", "stores"},
     "recipes": {"recipes", "errors", "files", "handles", "objects"},
     "compat": {"errors", "files", "session"},
+    "compat.streaming": {"compat", "errors", "files", "inspection", "session", "shm", "stores"},
     "compat.prove": BOTTOM | {"compat", "clearing", "inspection", "pidfile", "session", "stores", "holder", "keys"},
     "cli": BOTTOM
     | {"cli", "cache", "clearing", "completion", "doctor", "inspection", "pidfile", "schedulers", "session", "shm"}

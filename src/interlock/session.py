@@ -106,7 +106,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether it holds nothing."""
-        return not self._holds and not any(seat.grant for seat in self.seats.values())
+        return not self._holds and not any(seat.grant for seat in list(self.seats.values()))
 
     @property
     def lasting(self) -> bool:
@@ -133,12 +133,14 @@ class Session:
 
     def close(self) -> None:
         """Give back everything and end the session. Harmless when repeated."""
-        seated = [seat.grant for seat in self.seats.values() if seat.grant is not None]
+        seated = [seat.grant for seat in list(self.seats.values()) if seat.grant is not None]
         for grant in [*seated, *itertools.chain(*list(self._holds.values()))]:
             grant._depth = 1
             with contextlib.suppress(NotHeld, SessionLost):
                 grant.release()
         self._bid_farewell()
+        for seat in list(self.seats.values()):
+            seat.rise()
         with self._opening:
             self._closed = True
             _kept.pop(self._key, None)

@@ -75,6 +75,22 @@ def test_parties_must_agree(connect: Connect, background: Background) -> None:
     waiting.result()
 
 
+def test_parties_must_agree_in_later_rounds_too(connect: Connect, background: Background) -> None:
+    """The same after the parties have met before, and for one of them that counts otherwise itself."""
+    one, two = connect(), connect()
+    for _ in range(3):
+        other = background(one.barrier("a", 2).wait, 20)
+        two.barrier("a", 2).wait(20)
+        other.result()
+    waiting = background(one.barrier("a", 2).wait, 20)
+    until(lambda: two.barrier("a", 2).waiting == 1)
+    for session in (two, connect()):
+        with pytest.raises(interlock.Mismatch, match="2"):
+            session.barrier("a", 3).wait(1)
+    two.barrier("a", 2).wait(20)
+    waiting.result()
+
+
 def test_a_timeout_breaks_it_for_all_and_names_the_missing_ranks(connect: Connect, background: Background) -> None:
     """When one party times out, every waiting party gets `BrokenBarrier` naming each rank that did not come."""
     sessions = [connect(rank=rank, size=4) for rank in range(4)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from interlock import _native, objects
 from interlock._script import Script
+from interlock.abc import Outcome
 from interlock.objects import Arrival
 from interlock.objects.named import check_timeout
 from interlock.shm.lock import take_seat
@@ -32,6 +33,9 @@ class Barrier(_native.Barrier, objects.Barrier):
 
     def _wait(self, timeout: float | None) -> Script:
         seat = self._seat = take_seat(self._session, self.name, self.machine, 1, False)
+        arrived, parties = seat.region.waiting()
+        if arrived and parties != self.parties:
+            raise self._refused(Outcome("mismatch", parties))
         seat.enter()
         try:
             rounds = seat.region.move()
@@ -44,4 +48,4 @@ class Barrier(_native.Barrier, objects.Barrier):
     def waiting(self) -> int:
         """How many parties wait now. Takes nothing."""
         region = self._session.store.region(self.name, self.machine, create=False)  # type: ignore[attr-defined]
-        return (0 if region is None else int(region.waiting())) or super().waiting
+        return (0 if region is None else int(region.waiting()[0])) or super().waiting

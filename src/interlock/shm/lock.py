@@ -99,8 +99,10 @@ def take_seat(session: Session, name: str, machine: Machine, permits: int, share
     """The session's own place at an object, made at its first use and again when the object was made anew."""
     region = session.store.region(name, machine, permits or 1)  # type: ignore[attr-defined]
     seat = session.seats.get((name, shared))
-    if seat is None or (seat.region is not region and seat.grant is None):
-        seat = session.seats[name, shared] = _native.Seat(region, Grant, int(session.id, 16), shared)
+    if seat is None:
+        seat = session.seats.setdefault((name, shared), _native.Seat(region, Grant, int(session.id, 16), shared))
+    if seat.region is not region:
+        seat.move(region)
     return seat
 
 

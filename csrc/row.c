@@ -1,0 +1,56 @@
+#include "row.h"
+
+bool anybody_reads(struct object *o) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++)
+        if (reads(STATE(load_seq(&cells[i].word))))
+            return true;
+    return false;
+}
+
+struct cell *first_of_row(struct object *o) {
+    struct cell *cells = cells_of(o), *first = NULL;
+    uint32_t used = load_seq(&o->used);
+    uint64_t least = UINT64_MAX;
+    for (uint32_t i = 0; i < used; i++) {
+        if (!waits(STATE(load_seq(&cells[i].word))))
+            continue;
+        uint64_t arrival = load_relaxed(&cells[i].arrival);
+        if (arrival < least) {
+            least = arrival;
+            first = &cells[i];
+        }
+    }
+    return first;
+}
+
+void call_first(struct object *o) {
+    struct cell *first = first_of_row(o);
+    while (first == NULL) {
+        if ((load_seq(&o->row) & (ROW | DUE)) == 0)
+            return;
+        (void)and_seq(&o->row, ~(ROW | DUE));
+        first = first_of_row(o); /* pairs with stand: who has set ROW before is seen here */
+        if (first == NULL)
+            return;
+        (void)or_seq(&o->row, ROW);
+    }
+    cell_wake(first);
+}
+
+void call_owner(struct object *o, uint64_t permit) {
+    if (owner(permit) && owner(permit) <= o->cells)
+        cell_wake(&cells_of(o)[owner(permit) - 1]);
+}
+
+bool give_back(struct object *o, uint32_t which, uint64_t seen, uint64_t lost) {
+    bool news = lost && o->permits > 1;
+    if (news)
+        (void)or_seq(&o->row, NEWS);
+    if (!cas_seq(&o->permit[which], &seen, (seen & ~(OWNER | LOST)) | lost))
+        return false;
+    if (news)
+        (void)or_seq(&o->row, NEWS);
+    return true;
+}

@@ -1,0 +1,45 @@
+/* The row and the permits, as the parts of admission see them: who owns, who reads, who is first, whom to call. */
+#ifndef INTERLOCK_ROW_H
+#define INTERLOCK_ROW_H
+
+#include "admission.h"
+
+#define CLOSED (OWNER - 1) /* owns the first permit of a retired object */
+
+static inline uint64_t owner(uint64_t permit) {
+    return permit & OWNER;
+}
+
+static inline uint64_t number(struct object *o, const struct cell *cell) {
+    return (uint64_t)(cell - cells_of(o)) + 1;
+}
+
+static inline bool reads(enum state state) {
+    return state == READS || state == LOOKS;
+}
+
+static inline bool waits(enum state state) {
+    return state == WAITS || state == LOOKS;
+}
+
+/* Whether anybody reads now. */
+bool anybody_reads(struct object *o);
+
+static inline bool somebody_reads(struct object *o) {
+    return o->kind == KIND_LOCK && load_seq(&o->readers) && anybody_reads(o);
+}
+
+/* Who waits and came before all others that wait; NULL if nobody waits. */
+struct cell *first_of_row(struct object *o);
+
+/* Somebody left the row, or a permit came free: the first of the row is to look. */
+void call_first(struct object *o);
+
+/* A writer that drains waits for the last reader. */
+void call_owner(struct object *o, uint64_t permit);
+
+/* Take a permit from whoever this word of it says; false if it is not theirs any more. With several permits those that
+ * are LOST are announced, before and, as somebody may have looked in vain, after. */
+bool give_back(struct object *o, uint32_t which, uint64_t seen, uint64_t lost);
+
+#endif

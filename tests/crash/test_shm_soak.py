@@ -1,0 +1,163 @@
+"""Soak in shared memory: processes hammer one object while they are killed, replaced, stopped and continued at random.
+
+The tormentor and the judge are those of `crash.test_soak`; what is added here is what only the core promises: a stopped
+holder keeps its lock, a killed one is told of, and no permit is ever lost.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import interlock
+from conftest import new_scope
+from crash.processes import Board, Log, collected, fork, kill, wait
+from crash.test_soak import PARTIES, PERMITS, RULES, Torment, barrier, overlaps, recovery_times, torment
+
+KINDS = ("lock", "rwlock", "semaphore")
+HELD, GO = 0, 1
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty scope of shared memory."""
+    yield from new_scope("shm", tmp_path)
+
+
+def soak(tmp_path: Path, url: str, kind: str, strikes: int, seed: int) -> Torment:
+    """Torment one kind of object, judge the log, and take everything that there is to take once more."""
+    worker, allowed = RULES[kind]
+    log = Log(str(tmp_path / "log"))
+    done = torment(worker, url, log, strikes=strikes, seed=seed)
+    entries = log.entries()
+    log.close()
+    assert overlaps(entries, allowed) == []
+    assert sum(entry[0] == "in" for entry in entries) > done.kills
+    if kind != "rwlock":  # readers inside hide how long a writer's death took
+        assert max(recovery_times(entries), default=0) < 5, "a dead holder was found out too late"
+    with interlock.connect(url) as session:
+        if kind == "semaphore":
+            grants = [session.semaphore("object", PERMITS).acquire(5) for _ in range(PERMITS)]
+            assert session.semaphore("object", PERMITS).try_acquire() is None
+        else:
+            grants = [session.lock("object").acquire(5)]
+        assert session.lock("other").try_acquire() is not None
+        for grant in grants:
+            grant.release()
+    return done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_never_more_inside_than_allowed(tmp_path: Path, url: str, kind: str) -> None:
+    """Kills, stops and replacements, some dozens: no overlap, no hang, no permit lost, everybody finishes."""
+    done = soak(tmp_path, url, kind, 45, seed=3)
+    assert done.kills > 10
+    assert done.stops > 3
+
+
+def judge_barrier(tmp_path: Path, url: str, strikes: int, seed: int) -> Torment:
+    log = Log(str(tmp_path / "log"))
+    done = torment(barrier, url, log, strikes=strikes, seed=seed, processes=PARTIES)
+    entries = log.entries()
+    log.close()
+    passed = Counter((entry[2], entry[3]) for entry in entries if entry[0] == "passed")
+    reasons = [entry[2] for entry in entries if entry[0] == "broken"]
+    assert not [reason for reason in reasons if "timed out" in reason], "a death was not told in time"
+    assert passed, "nobody ever passed"
+    assert max(passed.values()) == 1, "two parties took one place in a generation"
+    assert {index for _, index in passed} == set(range(PARTIES))
+    return done
+
+
+def test_a_barrier_passes_or_tells(tmp_path: Path, url: str) -> None:
+    """Parties that are killed and replaced: the others pass or are told, never wait for ever, never share a place."""
+    assert judge_barrier(tmp_path, url, 60, seed=5).kills > 10
+
+
+def hold(url: str, board: Board) -> None:
+    """Take the lock by the fast way, say so, and keep it until told."""
+    lock = interlock.connect(url).lock("a")
+    lock.acquire().release()
+    with lock:
+        board[HELD] = 1
+        while not board[GO]:
+            time.sleep(0.001)
+
+
+def held(board: Board) -> bool:
+    while not board[HELD]:
+        time.sleep(0.0005)
+    return True
+
+
+def test_a_stopped_holder_keeps_its_lock(url: str) -> None:
+    """Nobody gets it while its holder is stopped, however long they wait, and the holder gives it back afterwards."""
+    board = Board(2)
+    with collected(), interlock.connect(url) as session:
+        pid = fork(lambda: hold(url, board))
+        assert held(board)
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(interlock.AcquireTimeout):
+            session.lock("a").acquire(0.3)
+        assert session.lock("a").try_acquire() is None
+        board[GO] = 1
+        os.kill(pid, signal.SIGCONT)
+        assert wait(pid) == 0
+        assert not session.lock("a").acquire(5).recovered
+
+
+def test_every_killed_holder_is_told_of(url: str) -> None:
+    """Twenty holders are killed one after another while somebody waits: each time the next one is told, once."""
+    with collected(), interlock.connect(url) as session:
+        for _ in range(20):
+            board = Board(2)
+            pid = fork(lambda board=board: hold(url, board))
+            assert held(board)
+            kill(pid)
+            with session.lock("a") as grant:
+                assert grant.recovered
+            with session.lock("a") as grant:
+                assert not grant.recovered
+
+
+def test_every_permit_of_the_dead_comes_back(url: str) -> None:
+    """Holders of permits are killed while others hold theirs: their permits come back, one by one, and no more."""
+
+    def take(board: Board, slot: int) -> None:
+        interlock.connect(url).semaphore("a", 3).acquire()
+        board[slot] = 1
+        signal.pause()
+
+    with collected(), interlock.connect(url) as session:
+        permits = session.semaphore("a", 3)
+        for _ in range(8):
+            board = Board(3)
+            pids = [fork(lambda slot=slot, board=board: take(board, slot)) for slot in range(3)]
+            while not all(board[slot] for slot in range(3)):
+                time.sleep(0.0005)
+            grants = []
+            for pid in pids:
+                assert permits.try_acquire() is None
+                kill(pid)
+                grants.append(permits.acquire(5))
+            assert all(grant.recovered for grant in grants)
+            for grant in grants:
+                grant.release()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", [*KINDS, "barrier"])
+def test_thousands_of_kills(tmp_path: Path, url: str, kind: str, seed: int) -> None:
+    """The same for longer: all kinds and seeds together kill well over four thousand times."""
+    if kind == "barrier":
+        assert judge_barrier(tmp_path, url, 300, seed).kills > 140
+    else:
+        assert soak(tmp_path, url, kind, 300, seed).kills > 140

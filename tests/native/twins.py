@@ -1,0 +1,62 @@
+"""Broken twins of the core: each lacks one line that the ordering argument needs, and the explorer must find it out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Twin(NamedTuple):
+    """What stands in the core once, what stands there instead, and the scenario that shows the difference."""
+
+    name: str
+    scenario: str
+    sound: str
+    broken: str
+
+
+STAND = "    (void)place_turn(at, IDLE, WAITS);\n"
+ANNOUNCE = "    (void)or_seq(&o->row, ROW);\n"
+WAKE_ALL = "        unpark(round_of(o), INT_MAX);\n"
+LAST_READER = "    call_owner(o, load_seq(&o->permit[0]));"
+KEEP = "    if (at->held)\n        (void)let_go(o, at, true);\n"
+NEWS = "set_mode(at, TOLD, (at->held & LOST) != 0)"
+OVERDUE = "else if (first_of_row(o) == at->cell && "
+
+TWINS = (
+    Twin("a release calls nobody", "lock2", "if (load_seq(&o->row)) /* pairs with stand", "if (0) /*"),
+    Twin("who stands is announced too early", "lock3", STAND + ANNOUNCE, ANNOUNCE + STAND),
+    Twin(
+        "the row is not looked at again",
+        "lock3",
+        "        first = first_of_row(o); /* pairs with stand: who has set ROW before is seen here */\n",
+        "",
+    ),
+    Twin("a reader does not look twice", "rwlock", "    if ((permit & mask) == 0) {", "    if (1) {"),
+    Twin("a reader that looks is not in the row", "rwlock", "from == WAITS ? LOOKS : READS", "READS"),
+    Twin("a reader that leaves wakes no writer", "rwlock", LAST_READER + " /* pairs", " /*"),
+    Twin(
+        "a reader that steps back wakes no writer", "rwlock", LAST_READER + "\n    return false;", "    return false;"
+    ),
+    Twin("a writer does not look for readers", "rwlock", "(at->base | IDLE) || somebody_reads(o)", "(at->base | IDLE)"),
+    Twin("a block of tokens outlives a writer", "rwlock", "&cell->block, permit / GIVE", "&cell->block, given"),
+    Twin("readers leave no token to a writer", "rwlock", "left + 1) + 1 + given", "left) + 1 + given"),
+    Twin("no stamp", "sweepers", "(seen & ~OWNER) + GIVE + number", "(seen & ~OWNER) + number"),
+    Twin("a dead one's permit is not looked at again", "sweepers", "if (load_seq(&cell->word) != word)", "if (0)"),
+    Twin("what an evicted one seizes is kept", "evict", KEEP + "    place_free", "    place_free"),
+    Twin("who is due is overtaken", "due", "if (!(load_seq(&o->row) & DUE) && overtake", "if (overtake"),
+    Twin("who is due says so once", "due-again", OVERDUE, OVERDUE + "!at->which++ && "),
+    Twin("news is told twice", "crash", NEWS, "if (at->held & LOST)\n        set_mode(at, TOLD, true)"),
+    Twin("the death of who waits is news", "crash", "waits(had) || had == DRAINS || had == RETIRES", "0"),
+    Twin("news is dropped by who steps back", "news", "keep ? held & LOST : 0", "0"),
+    Twin("an object is retired beside readers", "retire", "idle = idle && !anybody_reads(o) && ", "idle = idle && "),
+    Twin("the last party wakes nobody", "barrier", WAKE_ALL + "        return", "        return"),
+    Twin(
+        "who sends the parties away wakes nobody", "moved", "    " + WAKE_ALL + "            break", "            break"
+    ),
+    Twin(
+        "the parties are sent away blindly",
+        "moved",
+        "if (cas_seq(&o->permit[0], &word, AT(ROUND(word)))) {",
+        "if (store_seq(&o->permit[0], AT(ROUND(word))), true) {",
+    ),
+)
