@@ -12,11 +12,12 @@ from glob import glob
 from setuptools import Extension, setup
 
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
-SOURCES = ("module", "regions", "seats", "admission", "row", "clearing", "barrier", "event", "object", "life", "park")
+CORE = ("admission", "row", "clearing", "barrier", "event", "object", "life", "park")
+TYPES = ("module", "tables", "regions", "seats", "locks", "meetings")
 
 native = Extension(
     "interlock._native",
-    [f"csrc/{name}.c" for name in SOURCES],
+    [f"csrc/{name}.c" for name in CORE + TYPES],
     depends=sorted(glob("csrc/*.h")),
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if STABLE else [],

@@ -34,7 +34,7 @@ enum answer admission_enter(struct object *o, struct place *at, bool shared, boo
 /* Whether a place in the row has its turn now. */
 enum answer admission_turn(struct object *o, struct place *at);
 
-/* Sleep until that is so, or until a moment of the monotonic clock. Whoever is in the way and proved dead is evicted. */
+/* Sleep until that is so, or until a moment of the monotonic clock. Whoever is in the way and proved dead goes. */
 enum answer admission_wait(struct object *o, struct lives *lives, struct place *at, int64_t until);
 
 /* Give back the permit of a place, which stays; `untold`: the news of a death that it was told is still to be told. */

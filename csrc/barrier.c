@@ -35,7 +35,8 @@ static int64_t living(struct object *o, struct lives *lives) {
     return count;
 }
 
-bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial, struct place *at) {
+bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial,
+                  struct place *at) {
     return place_claim(o, lives, mine, session, serial, at) && place_turn(at, IDLE, MEMBER);
 }
 
@@ -44,7 +45,7 @@ bool barrier_engage(struct object *o, struct lives *lives, uint32_t parties, uin
     if (word & HERE || living(o, lives) != parties)
         return false;
     store_seq(&o->counter, parties);
-    store_seq(&o->generations, generations); /* both read by those who arrive here, and nobody does before the next line */
+    store_seq(&o->generations, generations); /* both are read by who arrives, and nobody does before the next line */
     return cas_seq(&o->permit[0], &word, AT(ROUND(word)) | HERE);
 }
 

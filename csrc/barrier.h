@@ -20,7 +20,8 @@
 enum meeting { PASSED, MOVED, LATE, SIGNALLED };
 
 /* Become one of the parties; the cell stays theirs until they leave the barrier for good. */
-bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial, struct place *at);
+bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial,
+                  struct place *at);
 
 /* Let the parties meet here from now on: they are exactly the members, `parties` of them, all alive, and all of them
  * wait in the machine at this moment. The machine will then have let `generations` go. False if that is not so. */

@@ -7,9 +7,9 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (module && (add_regions(module) < 0 || add_seats(module) < 0)) {
-        Py_DECREF(module);
-        return NULL;
-    }
+    int (*const parts[])(PyObject *) = {add_tables, add_regions, add_seats, add_locks, add_meetings};
+    for (size_t i = 0; module && i < sizeof parts / sizeof parts[0]; i++)
+        if (parts[i](module) < 0)
+            Py_CLEAR(module);
     return module;
 }

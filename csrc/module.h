@@ -26,10 +26,19 @@ typedef struct {
 /* The life of this process; 0 with an exception if it was not begun here. */
 life lives_mine(LivesObject *lives);
 
-extern PyTypeObject *region_type;
+extern PyTypeObject *lives_type, *region_type;
+
+/* Map a whole file; NULL with an exception. */
+void *map_file(int fd, size_t *size);
+
+/* Add a type to the module. */
+int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **kept);
 
 /* Add the types of each part to the module. */
+int add_tables(PyObject *module);
 int add_regions(PyObject *module);
 int add_seats(PyObject *module);
+int add_locks(PyObject *module);
+int add_meetings(PyObject *module);
 
 #endif

@@ -35,7 +35,8 @@ const char *object_damage(const struct object *o, size_t size) {
     return NULL;
 }
 
-bool place_claim(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial, struct place *at) {
+bool place_claim(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial,
+                 struct place *at) {
     struct cell *cells = cells_of(o);
     for (uint32_t i = 0; i < o->cells; i++) {
         struct cell *cell = &cells[i];

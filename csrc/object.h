@@ -101,7 +101,8 @@ struct place {
 };
 
 /* A cell for a request; false if none is left. */
-bool place_claim(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial, struct place *at);
+bool place_claim(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial,
+                 struct place *at);
 
 /* The place of a request that has one. */
 bool place_find(struct object *o, uint64_t session, uint64_t serial, struct place *at);

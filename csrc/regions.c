@@ -1,41 +1,12 @@
-/* Lives and regions: tables and objects of shared memory, as the store in Python uses them. Every method is one step of
- * an algorithm of the core, on behalf of a ticket; `Region.park` is the only one that sleeps, without the interpreter's
- * lock. */
+/* Regions: objects of shared memory, as the store in Python uses them. Every method is one step of an algorithm of the
+ * core, on behalf of a ticket; `park` is the only one that sleeps, without the interpreter's lock. */
 #include "module.h"
 
-#include <errno.h>
-#include <limits.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 #include "park.h"
 
 PyTypeObject *region_type;
-
-static void *map(int fd, size_t *size) {
-    struct stat about;
-    if (fstat(fd, &about) != 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
-        return NULL;
-    }
-    *size = (size_t)about.st_size;
-    void *at = *size ? mmap(NULL, *size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-    if (at == MAP_FAILED) {
-        if (*size == 0)
-            errno = EINVAL;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return NULL;
-    }
-    return at;
-}
-
-static PyObject *blank_lives(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
-    PyObject *content = PyBytes_FromStringAndSize(NULL, sizeof(struct lives));
-    if (content)
-        lives_blank((struct lives *)PyBytes_AsString(content));
-    return content;
-}
 
 static PyObject *blank_object(PyObject *module, PyObject *args) {
     (void)module;
@@ -48,8 +19,8 @@ static PyObject *blank_object(PyObject *module, PyObject *args) {
         return NULL;
     size_t size = object_size(permits);
     if (size == 0 || bytes > NAME_BYTES)
-        return PyErr_Format(PyExc_ValueError, "an object has at most %u permits and %d bytes of name", MOST_CELLS - ROOM,
-                            NAME_BYTES);
+        return PyErr_Format(PyExc_ValueError, "an object has at most %u permits and %d bytes of name",
+                            MOST_CELLS - ROOM, NAME_BYTES);
     void *made = PyMem_Calloc(1, size);
     if (made == NULL)
         return PyErr_NoMemory();
@@ -58,73 +29,6 @@ static PyObject *blank_object(PyObject *module, PyObject *args) {
     PyMem_Free(made);
     return content;
 }
-
-/* -- lives */
-
-static PyObject *lives_new(PyTypeObject *type, PyObject *args, PyObject *named) {
-    (void)named;
-    int fd;
-    size_t size;
-    if (!PyArg_ParseTuple(args, "i", &fd))
-        return NULL;
-    struct lives *table = map(fd, &size);
-    if (table == NULL)
-        return NULL;
-    if (size < sizeof *table || !lives_sound(table, size)) {
-        munmap(table, size);
-        PyErr_SetString(PyExc_ValueError, "it is not a table of lives of this version of interlock");
-        return NULL;
-    }
-    LivesObject *self = (LivesObject *)PyType_GenericAlloc(type, 0);
-    if (self)
-        self->table = table; /* mapped until the process ends: the kernel writes into it then */
-    return (PyObject *)self;
-}
-
-static PyObject *lives_begin(LivesObject *self, PyObject *unused) {
-    (void)unused;
-    life mine;
-    Py_BEGIN_ALLOW_THREADS
-    mine = life_begin(self->table);
-    Py_END_ALLOW_THREADS
-    if (mine == 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    self->mine = mine;
-    self->forks = life_forks();
-    Py_RETURN_NONE;
-}
-
-life lives_mine(LivesObject *lives) {
-    if (lives->mine && lives->forks == life_forks())
-        return lives->mine;
-    PyErr_SetString(PyExc_RuntimeError, "this process has not begun its life here");
-    return 0;
-}
-
-static void plain_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE((PyObject *)self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
-}
-
-static PyMethodDef lives_methods[] = {
-    {"begin", (PyCFunction)lives_begin, METH_NOARGS, "Begin the life of this process. Callers exclude one another."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyType_Slot lives_slots[] = {
-    {Py_tp_doc, "Lives(fd): a mapped table of the lives of processes."},
-    {Py_tp_new, lives_new},
-    {Py_tp_dealloc, plain_dealloc},
-    {Py_tp_methods, lives_methods},
-    {0, NULL},
-};
-
-static PyType_Spec lives_spec = {
-    "interlock._native.Lives", sizeof(LivesObject), 0, Py_TPFLAGS_DEFAULT, lives_slots,
-};
-
-static PyTypeObject *lives_type;
 
 /* -- regions */
 
@@ -135,7 +39,7 @@ static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *named)
     LivesObject *lives;
     if (!PyArg_ParseTuple(args, "iO!", &fd, lives_type, &lives))
         return NULL;
-    struct object *o = map(fd, &size);
+    struct object *o = map_file(fd, &size);
     if (o == NULL)
         return NULL;
     const char *damage = object_damage(o, size);
@@ -263,7 +167,7 @@ static bool has_permit(struct object *o, struct cell *cell) {
     return at.held != 0;
 }
 
-/* Whether there is a death still to be told with this permit: nobody has it, or somebody who waits for readers to go. */
+/* Whether a death is still to be told with this permit: nobody has it, or somebody who waits for readers to go. */
 static bool untold(struct object *o, uint64_t permit) {
     uint64_t owner = permit & OWNER;
     if (!(permit & LOST) || owner > o->cells)
@@ -297,7 +201,8 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
                                       (unsigned long long)load_relaxed(&cell->session),
                                       (unsigned long long)load_relaxed(&cell->serial),
                                       (unsigned long long)load_relaxed(&cell->token),
-                                      (unsigned long long)load_relaxed(&cell->since), mode & SHARED ? Py_True : Py_False,
+                                      (unsigned long long)load_relaxed(&cell->since),
+                                      mode & SHARED ? Py_True : Py_False,
                                       mode & TOLD ? Py_True : Py_False);
         if (row == NULL || PyList_Append(rows, row) < 0) {
             Py_XDECREF(row);
@@ -406,68 +311,11 @@ static PyType_Spec region_spec = {
     "interlock._native.Region", sizeof(RegionObject), 0, Py_TPFLAGS_DEFAULT, region_slots,
 };
 
-/* -- words of other files */
-
-/* The word of a writable buffer at an index; NULL with an exception if there is none. */
-static word32 *word_of(Py_buffer *words, unsigned int index) {
-    if ((size_t)words->len / sizeof(word32) <= index || (uintptr_t)words->buf % sizeof(word32)) {
-        PyErr_SetString(PyExc_IndexError, "there is no such word");
-        return NULL;
-    }
-    return (word32 *)words->buf + index;
-}
-
-static PyObject *park_word(PyObject *module, PyObject *args) {
-    (void)module;
-    Py_buffer words;
-    unsigned int index, seen;
-    double seconds;
-    bool quiet = true;
-    if (!PyArg_ParseTuple(args, "w*IId", &words, &index, &seen, &seconds))
-        return NULL;
-    word32 *word = word_of(&words, index);
-    if (word) {
-        Py_BEGIN_ALLOW_THREADS
-        quiet = park(word, seen, seconds < 1e9 ? (int64_t)(seconds * 1e9) : INT64_MAX);
-        Py_END_ALLOW_THREADS
-    }
-    PyBuffer_Release(&words);
-    if (word == NULL || (!quiet && PyErr_CheckSignals() != 0))
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static PyObject *unpark_word(PyObject *module, PyObject *args) {
-    (void)module;
-    Py_buffer words;
-    unsigned int index;
-    if (!PyArg_ParseTuple(args, "w*I", &words, &index))
-        return NULL;
-    word32 *word = word_of(&words, index);
-    if (word) {
-        (void)add_seq(word, 1);
-        unpark(word, INT_MAX);
-    }
-    PyBuffer_Release(&words);
-    if (word == NULL)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
 static PyMethodDef functions[] = {
-    {"park", park_word, METH_VARARGS, "(words, index, seen, seconds): sleep while a word of a buffer is as seen."},
-    {"unpark", unpark_word, METH_VARARGS, "(words, index): change a word of a buffer, and wake who sleeps on it."},
-    {"blank_lives", blank_lives, METH_NOARGS, "The content of a new table of lives."},
     {"blank_object", blank_object, METH_VARARGS, "(kind, permits, floor, name): the content of a new object."},
     {NULL, NULL, 0, NULL},
 };
 
 int add_regions(PyObject *module) {
-    lives_type = (PyTypeObject *)PyType_FromSpec(&lives_spec);
-    region_type = (PyTypeObject *)PyType_FromSpec(&region_spec);
-    if (lives_type == NULL || region_type == NULL)
-        return -1;
-    return PyModule_AddType(module, lives_type) < 0 || PyModule_AddType(module, region_type) < 0
-               ? -1
-               : PyModule_AddFunctions(module, functions);
+    return add_type(module, &region_spec, &region_type) < 0 ? -1 : PyModule_AddFunctions(module, functions);
 }
