@@ -1,7 +1,7 @@
 /* Lives: whether a process still runs, answered by the kernel in one operation on a word.
  *
  * Each process of a scope holds one robust mutex of the scope's table, locked by a thread that does nothing else and
- * ends with the process. When the process ends, in whatever way, the kernel marks the mutex; so a marked one is proof of
+ * ends with the process. When the process ends, in whatever way, the kernel marks the mutex; so a marked one proves its
  * death, in every pid namespace and whatever became of the pid. A process that is stopped keeps it.
  * After fork the child has no such thread and thereby no life until it begins one. The table is never unmapped.
  */

@@ -2,8 +2,9 @@
  *
  * A seat is a session's own place at an object, kept from one acquire to the next. A face is the fast half of a lock or
  * a barrier: what is free is taken, and what is held given back, by one operation; what is not free is waited for here
- * for a short while. Whatever else there is to do (time-outs in words, reports, deadlocks, a second hold, another thread's
- * release) the Python class does that stands above the face, through its methods whose names begin with an underscore.
+ * for a short while. Whatever else there is to do (time-outs in words, reports, deadlocks, a second hold, another
+ * thread's release) the Python class does that stands above the face, through its methods whose names begin with an
+ * underscore.
  */
 #ifndef INTERLOCK_SEAT_H
 #define INTERLOCK_SEAT_H

@@ -92,7 +92,7 @@ def test_the_dead_are_told_and_cleared(command: Command, url: str, connect: Conn
     with collected(), session.lock("kept"):
         kill(held(url, "a"))
         assert told(command, url, "show", "a")["state"] == "stale"
-        done = command("--url", url, "clear")
+        done = command("--url", url, "clear", "--apply")
         assert done.returncode == 0, done.stderr
         assert told(command, url, "show", "a")["state"] == "free"
         assert not place(url, "idle").exists()
@@ -140,7 +140,9 @@ def test_damage_is_listed_and_set_aside(command: Command, url: str, connect: Con
     damaged = place(url, "a").with_name("new")
     damaged.write_bytes(b"garbage")
     damaged.replace(place(url, "a"))  # who has the old one mapped keeps it
-    assert [status["state"] for status in told(command, url, "ls")] == ["damaged"]
-    assert told(command, url, "show", "a")["state"] == "damaged"
+    for look in (("ls",), ("show", "a")):
+        done = command("--url", url, *look)
+        assert done.returncode == 2
+        assert "damaged" in done.stdout
     assert "set aside" in command("--url", url, "break", "a", "--reason", "a test").stdout
     assert told(command, url, "show", "a")["state"] == "free"
