@@ -56,8 +56,8 @@ def soak(tmp_path: Path, url: str, kind: str, strikes: int, seed: int) -> Tormen
 @pytest.mark.parametrize("kind", KINDS)
 def test_never_more_inside_than_allowed(tmp_path: Path, url: str, kind: str) -> None:
     """Kills, stops and replacements, some dozens: no overlap, no hang, no permit lost, everybody finishes."""
-    done = soak(tmp_path, url, kind, 45, seed=3)
-    assert done.kills > 10
+    done = soak(tmp_path, url, kind, 30, seed=3)
+    assert done.kills > 8
     assert done.stops > 3
 
 
@@ -77,7 +77,7 @@ def judge_barrier(tmp_path: Path, url: str, strikes: int, seed: int) -> Torment:
 
 def test_a_barrier_passes_or_tells(tmp_path: Path, url: str) -> None:
     """Parties that are killed and replaced: the others pass or are told, never wait for ever, never share a place."""
-    assert judge_barrier(tmp_path, url, 60, seed=5).kills > 10
+    assert judge_barrier(tmp_path, url, 40, seed=5).kills > 10
 
 
 def hold(url: str, board: Board) -> None:

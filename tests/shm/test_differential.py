@@ -279,6 +279,20 @@ def test_the_core_does_what_the_machine_does(sessions: list[interlock.Session], 
     check(sessions, *KINDS[kind], examples=60)
 
 
+class Forgetful(Admission):
+    """A machine that does not keep the news of a death, to which the core must then not be the same."""
+
+    def apply(self, record: Record, op: Any) -> tuple[Record, Outcome]:
+        after, outcome = super().apply(record, op)
+        return (after._replace(recovered=False) if isinstance(op, Evict) else after), outcome
+
+
+def test_a_difference_is_found(sessions: list[interlock.Session]) -> None:
+    """Negative control: beside a machine with one fault the core is found to be different."""
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        check(sessions, Forgetful("lock"), (0,), examples=60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_the_core_does_what_the_machine_does_for_long(sessions: list[interlock.Session], kind: str) -> None:

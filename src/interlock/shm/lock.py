@@ -53,7 +53,8 @@ class Lock(_native.Lock, objects.Lock):
 
     def _go_on(self, serial: int, timeout: float | None) -> objects.Grant:
         """Wait further with a ticket that stands in the row already."""
-        limit, started = check_timeout(timeout), time.monotonic() - WAITED_S
+        limit = check_timeout(timeout)
+        started = time.monotonic() - (WAITED_S if limit is None else min(WAITED_S, limit))
         request = Acquire(Ticket(self._session.id, serial), self._shared, self._permits, True, wall_ms())
         grant: objects.Grant = block(self._await(request, limit, started), self._target)
         return grant
