@@ -140,7 +140,7 @@ def sweep(witness: Witness, child: Callable[[int], None], check: Callable[[int],
 WAYS = pytest.mark.parametrize(
     ("way", "stride"),
     [
-        pytest.param("ofd", 3, id="ofd"),
+        pytest.param("ofd", 7, id="ofd"),
         pytest.param("claims", 19, id="claims"),
         pytest.param("ofd", 1, id="ofd every", marks=pytest.mark.slow),
         pytest.param("claims", 1, id="claims every", marks=pytest.mark.slow),

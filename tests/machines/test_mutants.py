@@ -11,7 +11,10 @@ from machines.laws import Violation
 from machines.mutants import MUTANTS, mutate, scrutinise
 
 
-@pytest.mark.parametrize("module", [admission, barrier, event, once, fence], ids=lambda module: module.__name__)
+LARGE = [pytest.param(module, marks=pytest.mark.slow) for module in (admission, barrier, fence)]
+
+
+@pytest.mark.parametrize("module", [event, once, *LARGE], ids=lambda module: module.__name__)
 def test_the_machine_itself_passes(module: ModuleType) -> None:
     """What catches the mutants finds nothing in the machine they were made from."""
     scrutinise(module)
