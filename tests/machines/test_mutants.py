@@ -10,7 +10,6 @@ from interlock.machines import admission, barrier, event, fence, once
 from machines.laws import Violation
 from machines.mutants import MUTANTS, mutate, scrutinise
 
-
 LARGE = [pytest.param(module, marks=pytest.mark.slow) for module in (admission, barrier, fence)]
 
 
