@@ -174,7 +174,7 @@ def test_what_is_never_seen_has_no_figure(hands: Hands, monkeypatch: pytest.Monk
     """A change that is not seen in time is None, and the others have their figures."""
     look = Worker.look
     monkeypatch.setattr(Worker, "look", lambda self, how, name: "old" if how == "text" else look(self, how, name))
-    seen = probes.visibility(*hands(), 0.2)
+    seen = probes.visibility(*hands(), 2.0)
     assert seen.pop("rewritten_s") is None
     assert all(figure is not None and 0 < figure < 5 for figure in seen.values())
 
