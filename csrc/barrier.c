@@ -8,7 +8,7 @@
 #ifndef YIELDS
 #define YIELDS 50 /* other parties are let run so often before sleeping */
 #endif
-#define LOOK_NS 20000000 /* between two looks at whether the other parties still live */
+#define LOOK_NS 100000000 /* between two looks at whether the other parties still live */
 
 #define ARRIVAL (UINT64_C(1) << 45)
 #define ROUND(word) (((word) & (ARRIVAL - 1)) >> 1)
@@ -17,6 +17,18 @@
 
 static word32 *round_of(struct object *o) {
     return low_half(&o->permit[0]);
+}
+
+/* The round in which somebody sleeps, or will, is noted in `row` by number: so one in which nobody does costs no system
+ * call. A later one that is noted there means that those of this round may still be asleep. */
+static void note_sleeper(struct object *o, uint64_t round) {
+    uint32_t noted = load_seq(&o->row), mine = (uint32_t)round + 1;
+    while ((int32_t)(mine - noted) > 0 && !cas_seq(&o->row, &noted, mine)) { /* pairs with anybody_sleeps */
+    }
+}
+
+static bool anybody_sleeps(struct object *o, uint64_t round) {
+    return (int32_t)(load_seq(&o->row) - ((uint32_t)round + 1)) >= 0;
 }
 
 /* Members, or -1 if one of them is dead. */
@@ -71,14 +83,15 @@ enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t part
         return LATE;
     word += ARRIVAL;
     if (living(o, lives) == parties && cas_seq(&o->permit[0], &word, AT(mine->round + 1) | HERE)) {
-        unpark(round_of(o), INT_MAX);
+        if (anybody_sleeps(o, mine->round))
+            unpark(round_of(o), INT_MAX);
         return PASSED;
     }
     (void)barrier_move(o);
     return MOVED;
 }
 
-static enum meeting standing(struct object *o, const struct arrival *mine) {
+enum meeting barrier_standing(struct object *o, const struct arrival *mine) {
     uint64_t word = load_seq(&o->permit[0]);
     return ROUND(word) != mine->round ? PASSED : word & HERE ? LATE : MOVED;
 }
@@ -86,28 +99,29 @@ static enum meeting standing(struct object *o, const struct arrival *mine) {
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until) {
     int64_t looked = 0;
     for (int yields = 0; yields < YIELDS; yields++) {
-        enum meeting now = standing(o, mine);
+        enum meeting now = barrier_standing(o, mine);
         if (now != LATE)
             return now;
         sched_yield();
     }
     for (;;) {
-        enum meeting seen = standing(o, mine);
+        enum meeting seen = barrier_standing(o, mine);
         if (seen != LATE)
             return seen;
         int64_t now = monotonic_ns();
-        if (now >= until)
-            return LATE;
-        if (looked && now - looked >= LOOK_NS) {
+        if (now >= until || (looked && now - looked >= LOOK_NS)) {
             if (living(o, lives) < 0) {
                 (void)barrier_move(o);
                 continue;
             }
+            if (now >= until)
+                return LATE;
             looked = now;
         }
         looked = looked ? looked : now;
         int64_t next = until < looked + LOOK_NS ? until : looked + LOOK_NS;
-        if (!park(round_of(o), (uint32_t)(AT(mine->round) | HERE), next - now))
+        note_sleeper(o, mine->round);
+        if (barrier_standing(o, mine) == LATE && !park(round_of(o), (uint32_t)(AT(mine->round) | HERE), next - now))
             return SIGNALLED;
     }
 }

@@ -41,6 +41,9 @@ struct arrival {
 /* Arrive. PASSED if this was the last party, MOVED if the machine decides, LATE if others are missing: then wait. */
 enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t parties, struct arrival *mine);
 
+/* How one's arrival stands now: PASSED, MOVED or LATE. */
+enum meeting barrier_standing(struct object *o, const struct arrival *mine);
+
 /* Wait for the others until a moment of the monotonic clock. LATE and SIGNALLED leave the arrival standing: go on
  * waiting, or move. */
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until);

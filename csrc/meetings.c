@@ -1,14 +1,35 @@
 /* The fast half of a barrier. */
 #include "seat.h"
 
+#include <unistd.h>
+
 #include "park.h"
 
 #define TALK_NS INT64_C(3000000000) /* who waits longer goes to the machine, which tells people about it */
 
-static PyObject *arrival_type, *name_meet, *name_break_off;
+#define SPINS 40 /* looks at a round before letting others run, where each party has a processor */
 
+static PyObject *arrival_type, *name_meet, *name_break_off, *name_parties;
+static uint32_t processors;
+
+/* The named tuple, made as a tuple is. */
 static PyObject *passed(const struct arrival *mine) {
-    return PyObject_CallFunction(arrival_type, "IK", mine->index, (unsigned long long)mine->generation);
+    newfunc make = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *made = NULL, *members = Py_BuildValue("((IK))", mine->index, (unsigned long long)mine->generation);
+    if (members)
+        made = make((PyTypeObject *)arrival_type, members, NULL);
+    Py_XDECREF(members);
+    return made;
+}
+
+/* A round is often a matter of a microsecond, which is less than to let the interpreter go and get it back. */
+static enum meeting spin(struct object *o, const struct arrival *mine, uint32_t parties) {
+    enum meeting seen = LATE;
+    for (int spins = 0; parties <= processors && seen == LATE && spins < SPINS; spins++) {
+        relax();
+        seen = barrier_standing(o, mine);
+    }
+    return seen;
 }
 
 static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t given, PyObject *names) {
@@ -22,7 +43,7 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
         return PyObject_CallMethodObjArgs((PyObject *)self, name_meet, timeout, NULL);
     struct object *o = seat->region->o;
     struct lives *lives = seat->region->lives->table;
-    PyObject *parties = PyObject_GetAttrString((PyObject *)self, "parties");
+    PyObject *parties = PyObject_GetAttr((PyObject *)self, name_parties);
     uint32_t count = parties ? (uint32_t)PyLong_AsUnsignedLong(parties) : 0;
     Py_XDECREF(parties);
     if (PyErr_Occurred())
@@ -30,7 +51,9 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
     Py_INCREF((PyObject *)seat);
     seat->inside++;
     enum meeting seen = barrier_arrive(o, lives, count, &mine);
-    int64_t began = monotonic_ns();
+    if (seen == LATE)
+        seen = spin(o, &mine, count);
+    int64_t began = seen == PASSED ? 0 : monotonic_ns();
     if (seen == LATE) {
         int64_t until = began + TALK_NS;
         if (seconds >= 0 && seconds * 1e9 < TALK_NS)
@@ -99,8 +122,10 @@ static PyMethodDef functions[] = {
 };
 
 int add_meetings(PyObject *module) {
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    processors = online > 0 ? (uint32_t)online : 1;
     if (!keep_name(&name_meet, "_meet") || !keep_name(&name_break_off, "_break_off") ||
-        add_type(module, &barrier_spec, NULL) < 0)
+        !keep_name(&name_parties, "parties") || add_type(module, &barrier_spec, NULL) < 0)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

@@ -49,7 +49,8 @@ TWINS = (
     Twin("the death of who waits is news", "crash", "waits(had) || had == DRAINS || had == RETIRES", "0"),
     Twin("news is dropped by who steps back", "news", "keep ? held & LOST : 0", "0"),
     Twin("an object is retired beside readers", "retire", "idle = idle && !anybody_reads(o) && ", "idle = idle && "),
-    Twin("the last party wakes nobody", "barrier", WAKE_ALL + "        return", "        return"),
+    Twin("the last party wakes nobody", "barrier", "if (anybody_sleeps(o, mine->round))", "if (0)"),
+    Twin("nobody notes that it sleeps", "barrier", "        note_sleeper(o, mine->round);\n", ""),
     Twin(
         "who sends the parties away wakes nobody", "moved", "    " + WAKE_ALL + "            break", "            break"
     ),
