@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,7 +108,7 @@ def replace(path: Path, tmp_path: Path, plant: Callable[[Path, Path], None]) -> 
 def in_a_process(url: str, code: str) -> str:
     """What a process prints that knows nothing of before."""
     script = f"import interlock; session = interlock.connect({url!r})\n{code}"
-    done = subprocess.run(["python3", "-c", script], capture_output=True, text=True, timeout=30, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, env=os.environ)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
