@@ -4,7 +4,8 @@
 #ifndef SPINS
 #define SPINS 60 /* looks at a taken permit before standing in the row: a few microseconds */
 #endif
-#define DUE_NS 1000000    /* so long others may overtake the first of the row */
+#define DUE_NS 1000000   /* so long others may overtake the first of the row */
+#define DOZE_NS 50000    /* so long nobody calls a first of the row that was called in vain */
 #define LOOK_NS 20000000  /* between two looks at whether those ahead still live */
 #define LARGEST_BLOCK 16u /* a reader takes at most 2 to the power of this tokens at a time */
 #define LEFT_SHIFT (MODE_SHIFT + 5) /* of a reader's mode: how many tokens of its block are left */
@@ -147,7 +148,7 @@ static void stand(struct object *o, struct place *at, bool shared) {
     (void)or_seq(&o->row, ROW);
 }
 
-/* The place has left the row for its hold. */
+/* A reader has left the row for its hold, and others may follow. */
 static void settle(struct object *o) {
     (void)and_seq(&o->row, ~DUE);
     call_first(o);
@@ -160,7 +161,8 @@ static enum answer drain(struct object *o, struct place *at) {
     note_grant(o, at);
     if (!place_turn(at, DRAINS, IDLE))
         return gone(o, at);
-    settle(o);
+    if (o->permits > 1) /* there may be one for the next one too */
+        call_first(o);
     return GRANTED;
 }
 
@@ -194,12 +196,19 @@ enum answer admission_turn(struct object *o, struct place *at) {
     }
     if (!seize_one(o, at))
         return WAITING;
+    (void)and_seq(&o->row, ~DUE); /* while it is the first itself: what the next one sets stays */
     return place_turn(at, WAITS, DRAINS) ? drain(o, at) : gone(o, at);
 }
 
-/* Take a free permit past those who wait. Readers overtake nobody. */
-static bool overtake(struct object *o, struct place *at) {
+/* Take what is free, whoever waits. */
+static bool take_free(struct object *o, struct place *at, bool shared) {
+    if (shared)
+        return read_now(o, at, IDLE, OWNER);
     return !somebody_reads(o) && seize_one(o, at) && confirm(o, at);
+}
+
+bool admission_overtake(struct object *o, struct place *at, bool shared) {
+    return !(load_seq(&o->row) & DUE) && take_free(o, at, shared && o->kind == KIND_LOCK);
 }
 
 /* Without a place in the row, which others would take for somebody who waits. */
@@ -208,7 +217,7 @@ static enum answer try_once(struct object *o, struct place *at, bool shared) {
         return REFUSED;
     if (shared)
         announce_readers(o);
-    if (shared ? read_now(o, at, IDLE, OWNER) : overtake(o, at))
+    if (take_free(o, at, shared))
         return GRANTED;
     if (load_seq(&at->cell->word) != (at->base | IDLE))
         return gone(o, at);
@@ -219,8 +228,10 @@ enum answer admission_enter(struct object *o, struct place *at, bool shared, boo
     bool reads = shared && o->kind == KIND_LOCK;
     if (!wait)
         return try_once(o, at, reads);
-    for (int spins = 0; !reads && spins < SPINS; spins++) {
-        if (!(load_seq(&o->row) & DUE) && overtake(o, at))
+    if (reads)
+        announce_readers(o);
+    for (int spins = 0; spins < SPINS; spins++) {
+        if (admission_overtake(o, at, shared))
             return GRANTED;
         relax();
     }
@@ -228,20 +239,33 @@ enum answer admission_enter(struct object *o, struct place *at, bool shared, boo
     return admission_turn(o, at);
 }
 
-/* Keep out of the way of whoever is ahead and alive; clear away who is dead. */
+/* Look so often whether it has its turn. */
+static enum answer look(struct object *o, struct place *at, int times) {
+    enum answer answer = admission_turn(o, at);
+    while (answer == WAITING && --times > 0) {
+        relax();
+        answer = admission_turn(o, at);
+    }
+    return answer;
+}
+
+/* Keep out of the way of whoever is ahead and alive; clear away who is dead. A first of the row that is called, and
+ * finds the permit taken again, dozes: for a while nobody calls it, which would cost those who overtake it more than
+ * their turns. It lets them for DUE_NS from when it saw that it is the first. */
 enum answer admission_wait(struct object *o, struct lives *lives, struct place *at, int64_t until) {
-    int64_t began = monotonic_ns(), looked = began;
+    int64_t looked = monotonic_ns(), due = INT64_MAX;
+    bool called = at->held != 0; /* the readers that it waits for are soon done */
     for (;;) {
         store_seq(&at->cell->wake, 0); /* pairs with cell_wake */
-        enum answer answer = admission_turn(o, at);
+        enum answer answer = look(o, at, called ? SPINS / 3 : 1);
         if (answer != WAITING)
             return answer;
         int64_t now = monotonic_ns(), next = looked + LOOK_NS;
         if (now >= until)
             return WAITING;
-        if (now < began + DUE_NS)
-            next = began + DUE_NS;
-        else if (first_of_row(o) == at->cell && !(or_seq(&o->row, DUE) & DUE))
+        if (due == INT64_MAX && first_of_row(o) == at->cell)
+            due = now + DUE_NS;
+        if (now >= due && !(or_seq(&o->row, DUE) & DUE))
             continue; /* whoever was first before may have cleared it after this one had set it */
         if (now >= looked + LOOK_NS) {
             looked = now;
@@ -250,8 +274,16 @@ enum answer admission_wait(struct object *o, struct lives *lives, struct place *
                 continue;
             next = now + LOOK_NS;
         }
-        if (!park(&at->cell->wake, 0, (until < next ? until : next) - now))
+        bool dozes = called && !at->held && now < due;
+        if (dozes) {
+            store_seq(&at->cell->wake, 1);
+            next = now + DOZE_NS;
+        }
+        if (now < due && due < next)
+            next = due;
+        if (!park(&at->cell->wake, dozes, (until < next ? until : next) - now))
             return INTERRUPTED;
+        called = !dozes && load_seq(&at->cell->wake);
     }
 }
 

@@ -28,6 +28,9 @@ enum answer { GRANTED, WAITING, REFUSED, FULL, GONE, LEFT, RETIRED, INTERRUPTED 
 /* Take it at once, if it is free and nobody waits: from a place that is idle. Only of a lock is anything shared. */
 bool admission_take(struct object *o, struct place *at, bool shared);
 
+/* Take it at once, if it is free, past those who have not waited long. */
+bool admission_overtake(struct object *o, struct place *at, bool shared);
+
 /* Take it, if need be past those who have not waited long, for a few microseconds; else stand in the row. */
 enum answer admission_enter(struct object *o, struct place *at, bool shared, bool wait);
 

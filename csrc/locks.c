@@ -71,7 +71,9 @@ static PyObject *acquire(Face *self, PyObject *timeout) {
             return grant_of(seat, (PyObject *)self);
         double seconds;
         struct place left;
-        if (plain(timeout, &seconds)) {
+        if (plain(timeout, &seconds)) { /* a try, which waits for nothing, overtakes nobody either */
+            if (admission_overtake(seat->region->o, &seat->at, seat->shared))
+                return grant_of(seat, (PyObject *)self);
             PyObject *may = PyObject_CallMethodObjArgs((PyObject *)self, name_may_wait, NULL);
             if (may == NULL)
                 return NULL;

@@ -105,6 +105,6 @@ bool cells_sweep(struct object *o, struct lives *lives) {
 }
 
 void cell_wake(struct cell *cell) {
-    if (swap_seq(&cell->wake, 1) == 0)
+    if (load_seq(&cell->wake) == 0 && swap_seq(&cell->wake, 1) == 0)
         unpark(&cell->wake, 1);
 }

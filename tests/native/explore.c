@@ -76,6 +76,7 @@ static struct participant {
     const char *acts;
     bool begun, over, dead, inside, reading, acting, evicted, seated, waited_long;
     word32 *parked;
+    int64_t asked, first_since; /* FOREVER: it sleeps as the first of the row, and may not know it yet */
     int64_t until, came;
     uint64_t waits; /* how many acquires it has begun */
     struct place place;
@@ -176,12 +177,14 @@ int explorer_yield(void) {
     return 0;
 }
 
+static int64_t first_for(int who);
+
 bool park(word32 *word, uint32_t seen, int64_t ns) {
     if (ns <= 0 || atomic_load(word) != seen)
         return true;
     parts[current].parked = word;
     parts[current].until = ns > FOREVER - clock_ns ? FOREVER : clock_ns + ns;
-    parts[current].waited_long = clock_ns - parts[current].came >= MILLISECOND;
+    parts[current].waited_long = first_for(current) >= MILLISECOND;
     leave_coroutine();
     return true;
 }
@@ -195,6 +198,7 @@ void unpark(word32 *word, int most) {
 }
 
 int64_t monotonic_ns(void) {
+    parts[current].asked = clock_ns;
     if (parts[current].came < 0)
         parts[current].came = clock_ns;
     return clock_ns;
@@ -288,6 +292,20 @@ static bool in_row(const struct participant *one) {
     return state == WAITS || state == LOOKS;
 }
 
+/* How long somebody who begins to sleep has known that it is the first of the row. */
+static int64_t first_for(int who) {
+    struct participant *one = &parts[who];
+    for (int i = 0; i < count; i++)
+        if (!one->seated || !in_row(one) ||
+            (in_row(&parts[i]) && atomic_load(&parts[i].place.cell->arrival) < atomic_load(&one->place.cell->arrival)))
+            return one->first_since = -1, 0;
+    if (one->first_since < 0)
+        one->first_since = FOREVER;
+    else if (one->first_since == FOREVER)
+        one->first_since = one->asked;
+    return one->first_since == FOREVER ? 0 : one->asked - one->first_since;
+}
+
 /* The first of the row if nobody may overtake it any more, as far as can be told: nobody else is in the middle of an
  * operation. If it sleeps, and had waited for long when it began to, that must be so. Else -1. */
 static int due(void) {
@@ -311,7 +329,7 @@ static enum answer acquire(struct participant *one, bool shared, bool wait, int6
     uint64_t arrival = atomic_load(&one->place.cell->arrival);
     one->acting = true;
     one->waits++;
-    one->came = -1;
+    one->came = one->first_since = -1;
     enum answer answer = GRANTED;
     if (!admission_take(o, &one->place, shared))
         answer = admission_enter(o, &one->place, shared, wait);
@@ -485,7 +503,10 @@ static bool let_time_pass(void) {
             least = parts[i].until;
     if (least == FOREVER)
         return false;
-    if (!somebody_died && !now_playing->ticks)
+    bool dozes = false; /* who does ends that by itself */
+    for (int i = 0; i < count; i++)
+        dozes |= parts[i].parked && !parts[i].dead && parts[i].until == least && atomic_load(parts[i].parked) == 1;
+    if (!somebody_died && !now_playing->ticks && !dozes)
         fail("a wake-up was lost");
     if (++lapses > MOST_LAPSES)
         fail("they wait for ever");

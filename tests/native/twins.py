@@ -20,7 +20,7 @@ WAKE_ALL = "        unpark(round_of(o), INT_MAX);\n"
 LAST_READER = "    call_owner(o, load_seq(&o->permit[0]));"
 KEEP = "    if (at->held)\n        (void)let_go(o, at, true);\n"
 NEWS = "set_mode(at, TOLD, (at->held & LOST) != 0)"
-OVERDUE = "else if (first_of_row(o) == at->cell && "
+OVERDUE = "if (now >= due && "
 
 TWINS = (
     Twin("a release calls nobody", "lock2", "if (load_seq(&o->row)) /* pairs with stand", "if (0) /*"),
@@ -43,7 +43,7 @@ TWINS = (
     Twin("no stamp", "sweepers", "(seen & ~OWNER) + GIVE + number", "(seen & ~OWNER) + number"),
     Twin("a dead one's permit is not looked at again", "sweepers", "if (load_seq(&cell->word) != word)", "if (0)"),
     Twin("what an evicted one seizes is kept", "evict", KEEP + "    place_free", "    place_free"),
-    Twin("who is due is overtaken", "due", "if (!(load_seq(&o->row) & DUE) && overtake", "if (overtake"),
+    Twin("who is due is overtaken", "due", "return !(load_seq(&o->row) & DUE) && take_free", "return take_free"),
     Twin("who is due says so once", "due-again", OVERDUE, OVERDUE + "!at->which++ && "),
     Twin("news is told twice", "crash", NEWS, "if (at->held & LOST)\n        set_mode(at, TOLD, true)"),
     Twin("the death of who waits is news", "crash", "waits(had) || had == DRAINS || had == RETIRES", "0"),
