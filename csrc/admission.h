@@ -13,7 +13,7 @@
 
 #include "object.h"
 
-#define ROW 1u  /* somebody may stand in the row: who releases looks, who comes does not read past it */
+#define ROW 1u  /* somebody may stand in the row: who releases looks; a try is refused */
 #define DUE 2u  /* the first of the row has waited long: nobody overtakes it any more */
 #define NEWS 4u /* a permit of several may be LOST: take that one first */
 

@@ -34,7 +34,7 @@ struct cell {
     word64 token;   /* of its hold, or the last one it had */
     word64 block;   /* a reader's: how often the permit had been given when it took its block of tokens */
     word64 since;   /* wall clock, ms */
-    word32 wake;    /* slept on while 0 */
+    word32 wake;    /* slept on while 0; 1 while nobody need call */
     word32 mode;
 };
 
