@@ -94,8 +94,8 @@ class _Mapping(mmap.mmap):
     def __init__(self, *_: Any) -> None:
         _maps.add(id(self))
 
-    def __del__(self) -> None:
-        _maps.discard(id(self))
+    def __del__(self, maps: set[int] = _maps) -> None:  # at the interpreter's end the module's names go before us
+        maps.discard(id(self))
 
 
 def stamp(found: os.stat_result) -> Stamp:
