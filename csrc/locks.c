@@ -133,29 +133,92 @@ static PyObject *face_exit(Face *self, PyObject *const *args, Py_ssize_t count) 
     return release(self);
 }
 
+/* In and out. A `with` looks __enter__ and __exit__ up and binds them, at the cost of the lock itself. A face that is
+ * used again keeps what is bound; one that is used once does not, and goes when its last name goes. */
+static PyMethodDef ways[] = {
+    {"__enter__", (PyCFunction)face_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))face_exit, METH_FASTCALL, NULL},
+};
+
+typedef struct {
+    PyObject_HEAD
+    int which;
+} Way;
+
+static PyObject *way_get(Way *self, PyObject *of, PyObject *type) {
+    (void)type;
+    Face *face = (Face *)of;
+    PyObject *bound = of ? face->ways[self->which] : (PyObject *)self;
+    if (bound) {
+        Py_INCREF(bound);
+        return bound;
+    }
+    bound = PyCFunction_New(&ways[self->which], of);
+    if (bound && face->known) {
+        Py_INCREF(bound);
+        face->ways[self->which] = bound;
+    }
+    face->known = face->known || self->which;
+    return bound;
+}
+
+static void way_dealloc(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
+    Py_DECREF(type);
+}
+
+static PyType_Slot way_slots[] = {
+    {Py_tp_doc, "How a lock binds __enter__ or __exit__."},
+    {Py_tp_descr_get, way_get},
+    {Py_tp_dealloc, way_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec way_spec = {
+    "interlock._native.Way", sizeof(Way), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, way_slots,
+};
+
+/* Give the type of locks its ways. */
+static int add_ways(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&way_spec), *lock = PyObject_GetAttrString(module, "Lock");
+    int failed = type == NULL || lock == NULL;
+    for (int which = 0; which < 2 && !failed; which++) {
+        Way *way = (Way *)PyType_GenericAlloc((PyTypeObject *)type, 0);
+        if (way)
+            way->which = which;
+        failed = way == NULL || PyObject_SetAttrString(lock, ways[which].ml_name, (PyObject *)way) < 0;
+        Py_XDECREF((PyObject *)way);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(lock);
+    return failed ? -1 : 0;
+}
+
 static PyMethodDef lock_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))face_acquire, METH_FASTCALL | METH_KEYWORDS, "See interlock.Lock."},
     {"release", (PyCFunction)face_release, METH_NOARGS, "See interlock.Lock.release."},
-    {"__enter__", (PyCFunction)face_enter, METH_NOARGS, NULL},
-    {"__exit__", (PyCFunction)(void (*)(void))face_exit, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot lock_slots[] = {
     {Py_tp_doc, "The fast half of a lock."},
     {Py_tp_dealloc, face_dealloc},
+    {Py_tp_traverse, face_traverse},
+    {Py_tp_clear, face_clear},
     {Py_tp_getset, face_members},
     {Py_tp_methods, lock_methods},
     {0, NULL},
 };
 
 static PyType_Spec lock_spec = {
-    "interlock._native.Lock", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, lock_slots,
+    "interlock._native.Lock", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    lock_slots,
 };
 
 int add_locks(PyObject *module) {
     if (!keep_name(&name_slowly, "_acquire_slowly") || !keep_name(&name_stand, "_go_on") ||
         !keep_name(&name_may_wait, "_may_wait") || !keep_name(&name_release, "_release"))
         return -1;
-    return add_type(module, &lock_spec, NULL);
+    return add_type(module, &lock_spec, NULL) < 0 ? -1 : add_ways(module);
 }

@@ -99,13 +99,16 @@ static PyMethodDef barrier_methods[] = {
 static PyType_Slot barrier_slots[] = {
     {Py_tp_doc, "The fast half of a barrier."},
     {Py_tp_dealloc, face_dealloc},
+    {Py_tp_traverse, face_traverse},
+    {Py_tp_clear, face_clear},
     {Py_tp_getset, face_members},
     {Py_tp_methods, barrier_methods},
     {0, NULL},
 };
 
 static PyType_Spec barrier_spec = {
-    "interlock._native.Barrier", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, barrier_slots,
+    "interlock._native.Barrier", sizeof(Face), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    barrier_slots,
 };
 
 static PyObject *use_arrivals(PyObject *module, PyObject *type) {

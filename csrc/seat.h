@@ -40,6 +40,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     Seat *seat;
+    PyObject *ways[2]; /* a lock's in and out: bound __enter__ and __exit__, kept from a second `with` on */
+    bool known;        /* it has been used in a first one */
 } Face;
 
 static inline bool mine(const Seat *seat) {
@@ -63,6 +65,8 @@ bool plain(PyObject *timeout, double *seconds);
 
 /* What every face has. */
 extern PyGetSetDef face_members[];
+int face_traverse(Face *self, visitproc visit, void *arg);
+int face_clear(Face *self);
 void face_dealloc(Face *self);
 
 /* Keep a name for calls of methods; false with an exception if that fails. */

@@ -250,8 +250,23 @@ static PyObject *face_get_seat(Face *self, void *unused) {
     return seat;
 }
 
+int face_traverse(Face *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->ways[0]);
+    Py_VISIT(self->ways[1]);
+    return 0;
+}
+
+int face_clear(Face *self) {
+    Py_CLEAR(self->ways[0]);
+    Py_CLEAR(self->ways[1]);
+    return 0;
+}
+
 void face_dealloc(Face *self) {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
+    PyObject_GC_UnTrack((PyObject *)self);
+    (void)face_clear(self);
     Py_XDECREF((PyObject *)self->seat);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);

@@ -40,8 +40,8 @@ def test_shared_memory_says_what_to_use_instead(bare: Path) -> None:
 
 
 def test_the_contract_holds_without_it(bare: Path) -> None:
-    """Locks, barriers, wake-ups and the command line of the other stores pass their own tests."""
-    suites = ["contract/test_lock.py", "contract/test_barrier.py", "stores/test_futex.py", "cli/test_looking.py"]
+    """Locks, wake-ups and the command line of the other stores pass their own tests."""
+    suites = ["contract/test_lock.py", "stores/test_futex.py", "cli/test_looking.py"]
     command = ["-m", "pytest", "-q", "-o", f"cache_dir={bare}/cache", *(str(TESTS / suite) for suite in suites)]
     done = in_bare(bare, *command)
     assert done.returncode == 0, done.stdout[-3000:]

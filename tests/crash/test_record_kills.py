@@ -142,7 +142,7 @@ def kills(url: str, count: int, seed: int) -> int:
 @pytest.mark.parametrize("primitive", ["ofd", "flock", "lockf", "claims"])
 def test_no_kill_leaves_a_record_unreadable_or_untakable(file_url: str, primitive: str) -> None:
     """After each of many kills every record is whole, never older, and the next comer has the lock and knows."""
-    count = 150 if primitive == "ofd" else 70
+    count = 100 if primitive == "ofd" else 50
     with collected():
         recovered = kills(f"{file_url}?primitive={primitive}", count, seed=20)
     assert recovered > 5, "too few kills hit a holder to show anything"

@@ -111,13 +111,13 @@ def histories(tmp_path: Path, kind: str, count: int, kills: int, first_seed: int
 @pytest.mark.parametrize("kind", sorted(OBJECTS))
 def test_histories_without_deaths(tmp_path: Path, kind: str) -> None:
     """Four processes on one object: every history is linearizable, and the operations did overlap."""
-    assert histories(tmp_path, kind, 20, kills=0) > 0
+    assert histories(tmp_path, kind, 12, kills=0) > 0
 
 
 @pytest.mark.parametrize("kind", sorted(OBJECTS))
 def test_histories_with_kills_in_flight(tmp_path: Path, kind: str) -> None:
     """The same while processes are killed and replaced: what was under way happened or did not, nothing between."""
-    assert histories(tmp_path, kind, 12, kills=2, first_seed=100) > 20
+    assert histories(tmp_path, kind, 8, kills=2, first_seed=100) > 12
 
 
 @pytest.mark.parametrize("kind", sorted(OBJECTS))
