@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def holders(slurm: Slurm, job: str, count: int = 1) -> list[Holder]:
     """The holders that a job and its restarts have told of, once there are as many."""
 
     def told() -> list[str]:
-        return [line for line in slurm.output(job).splitlines() if line.startswith("{")]
+        return re.findall(r"\{[^{}]*\}", slurm.output(job))  # two tasks may have written on one line
 
     until(lambda: len(told()) >= count, situation=lambda: f"{slurm.output(job)}{slurm.said()}")
     return [Holder.from_json(line) for line in told()]
@@ -158,7 +159,7 @@ def sleeps(job: str) -> bool:
 
 def test_a_task_of_an_array_is_judged_by_itself(slurm: Slurm, ask: Ask) -> None:
     """One task is cancelled, the other goes on; each also has a plain id, which scripts note down."""
-    job = slurm.sbatch(HOLD, "--array=1-2")
+    job = slurm.sbatch(HOLD, "--array=1-2", "--open-mode=append")
     one, two = sorted(holders(slurm, job, 2), key=lambda holder: holder.array_index or 0)
     slurm.ask("scancel", f"{job}_1")
     until(lambda: "completing" not in slurm.ask("squeue", "-h", "-o", "%T").lower())
