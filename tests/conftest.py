@@ -8,6 +8,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -59,10 +60,18 @@ def file_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 kB, which goes away afterwards even if somebody is still at work on it."""
-    disk = tmp_path / "disk"
+    """A file system of 256 kB."""
+    with mounted_disk(tmp_path / "disk", "256k") as disk:
+        yield disk
+
+
+@contextmanager
+def mounted_disk(disk: Path, size: str) -> Iterator[Path]:
+    """A file system of that size, which goes away afterwards even if somebody is still at work on it."""
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", disk], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True, text=True
+    )
     if mounted.returncode:
         pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
     try:

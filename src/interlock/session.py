@@ -152,8 +152,9 @@ class Session:
         """Tell the barriers and fences it took part in that this rank will not come back."""
         while self._collectives and self._id is not None:
             name, machine = self._collectives.popitem()
+            op = Evict(self._id, why="its session was closed")
             with contextlib.suppress(InterlockError):
-                self.store.transact(name, machine, Evict(self._id, why="its session was closed"), _soon())
+                self.store.transact(name, machine, op, time.monotonic() + FAREWELL_S)
 
     def __del__(self) -> None:
         """A session that is forgotten ends; one that holds something, or is a rank of a collective, is not forgotten.
@@ -368,10 +369,6 @@ def _of_this_run(rank: int | None, size: int | None, note: str, ttl_s: float) ->
         local = found.local_rank if found.size == session.size else session.rank
         members.join(dataclasses.replace(session._describe(), note=f"{node_name()}/{local}"))
     return session
-
-
-def _soon() -> float:
-    return time.monotonic() + FAREWELL_S
 
 
 def _rejoin(url: str, options: dict[str, Any], key: str) -> Session:

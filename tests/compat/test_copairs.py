@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import mounted_disk
 from crash.processes import Board, Log, collected, eventually, fork, wait
 from interlock.compat import copairs
 from interlock.compat.copairs import cache_of, get_null_dists, null_dist_cached
@@ -419,18 +419,11 @@ def test_a_directory_of_somebody_else(log: Log, caplog: pytest.LogCaptureFixture
 def test_a_full_disk(tmp_path: Path, log: Log, caplog: pytest.LogCaptureFixture) -> None:
     """Where nothing more can be stored, everybody gets the numbers all the same, and a warning; nothing is left."""
     right = get_null_dists([(5, 20), (6, 20)], 20_000, 1, tmp_path / "right", False)
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", disk], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting is not permitted here: {mounted.stderr.strip()}")
-    try:
+    with mounted_disk(tmp_path / "disk", "64k") as disk:
         assert same(get_null_dists([(5, 20), (6, 20)], 20_000, 1, disk, False), right)
         assert {record.levelname for record in caplog.records} == {"WARNING"}
         assert "could not store" in caplog.text
         assert entries(disk) == list(disk.rglob("*.tmp")) == []
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
     assert computed(log) == {(5, 20): 2, (6, 20): 2}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,9 @@ import pytest
 
 import interlock
 from conftest import new_scope
-from crash.processes import Board, Log, collected, fork, kill, wait
-from crash.test_soak import PARTIES, PERMITS, RULES, Torment, barrier, overlaps, recovery_times, torment
+from crash import test_soak
+from crash.processes import Board, collected, fork, kill, wait
+from crash.test_soak import PERMITS, Torment, judge_barrier
 
 KINDS = ("lock", "rwlock", "semaphore")
 HELD, GO = 0, 1
@@ -31,16 +31,8 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 
 def soak(tmp_path: Path, url: str, kind: str, strikes: int, seed: int) -> Torment:
-    """Torment one kind of object, judge the log, and take everything that there is to take once more."""
-    worker, allowed = RULES[kind]
-    log = Log(str(tmp_path / "log"))
-    done = torment(worker, url, log, strikes=strikes, seed=seed)
-    entries = log.entries()
-    log.close()
-    assert overlaps(entries, allowed) == []
-    assert sum(entry[0] == "in" for entry in entries) > done.kills
-    if kind != "rwlock":  # readers inside hide how long a writer's death took
-        assert max(recovery_times(entries), default=0) < 5, "a dead holder was found out too late"
+    """Torment one kind of object, and take everything that there is to take once more."""
+    done = test_soak.soak(tmp_path, kind, strikes, seed, url)
     with interlock.connect(url) as session:
         if kind == "semaphore":
             grants = [session.semaphore("object", PERMITS).acquire(5) for _ in range(PERMITS)]
@@ -61,23 +53,9 @@ def test_never_more_inside_than_allowed(tmp_path: Path, url: str, kind: str) -> 
     assert done.stops > 3
 
 
-def judge_barrier(tmp_path: Path, url: str, strikes: int, seed: int) -> Torment:
-    log = Log(str(tmp_path / "log"))
-    done = torment(barrier, url, log, strikes=strikes, seed=seed, processes=PARTIES)
-    entries = log.entries()
-    log.close()
-    passed = Counter((entry[2], entry[3]) for entry in entries if entry[0] == "passed")
-    reasons = [entry[2] for entry in entries if entry[0] == "broken"]
-    assert not [reason for reason in reasons if "timed out" in reason], "a death was not told in time"
-    assert passed, "nobody ever passed"
-    assert max(passed.values()) == 1, "two parties took one place in a generation"
-    assert {index for _, index in passed} == set(range(PARTIES))
-    return done
-
-
 def test_a_barrier_passes_or_tells(tmp_path: Path, url: str) -> None:
     """Parties that are killed and replaced: the others pass or are told, never wait for ever, never share a place."""
-    assert judge_barrier(tmp_path, url, 40, seed=5).kills > 10
+    assert judge_barrier(tmp_path, 40, seed=5, url=url).kills > 10
 
 
 def hold(url: str, board: Board) -> None:
@@ -158,6 +136,6 @@ def test_every_permit_of_the_dead_comes_back(url: str) -> None:
 def test_thousands_of_kills(tmp_path: Path, url: str, kind: str, seed: int) -> None:
     """The same for longer: all kinds and seeds together kill well over four thousand times."""
     if kind == "barrier":
-        assert judge_barrier(tmp_path, url, 300, seed).kills > 140
+        assert judge_barrier(tmp_path, 300, seed, url).kills > 140
     else:
         assert soak(tmp_path, url, kind, 300, seed).kills > 140

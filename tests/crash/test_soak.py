@@ -203,11 +203,16 @@ RULES: dict[str, tuple[Worker, Callable[[Counter[str]], bool]]] = {
 }
 
 
-def soak(tmp_path: Path, kind: str, strikes: int, seed: int, way: str = "ofd") -> Torment:
-    """Torment one kind of object and judge the log."""
+def space(tmp_path: Path, way: str = "ofd") -> str:
+    """The URL of a space with one way of locking."""
+    return f"file://{tmp_path}/space?primitive={way}"
+
+
+def soak(tmp_path: Path, kind: str, strikes: int, seed: int, url: str = "") -> Torment:
+    """Torment one kind of object, in a space of files unless a URL is given, and judge the log."""
     worker, allowed = RULES[kind]
     log = Log(str(tmp_path / "log"))
-    done = torment(worker, f"file://{tmp_path}/space?primitive={way}", log, strikes=strikes, seed=seed)
+    done = torment(worker, url or space(tmp_path), log, strikes=strikes, seed=seed)
     entries = log.entries()
     log.close()
     assert overlaps(entries, allowed) == []
@@ -228,7 +233,7 @@ def test_never_more_inside_than_allowed(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(RULES))
 def test_never_more_inside_than_allowed_by_claims(tmp_path: Path, kind: str) -> None:
     """The same, more briefly, where versions are claimed by links instead of written under a kernel lock."""
-    done = soak(tmp_path, kind, 20, seed=6, way="claims")
+    done = soak(tmp_path, kind, 20, seed=6, url=space(tmp_path, "claims"))
     assert done.kills > 4
     assert done.stops > 1
 
@@ -252,9 +257,10 @@ def test_no_update_of_a_json_file_is_lost_or_doubled(tmp_path: Path) -> None:
     assert judge_json(tmp_path, 45, seed=4).kills > 10
 
 
-def judge_barrier(tmp_path: Path, strikes: int, seed: int, way: str = "ofd") -> Torment:
-    url, log = f"file://{tmp_path}/space?primitive={way}", Log(str(tmp_path / "log"))
-    done = torment(barrier, url, log, strikes=strikes, seed=seed, processes=PARTIES)
+def judge_barrier(tmp_path: Path, strikes: int, seed: int, url: str = "") -> Torment:
+    """Torment a barrier, in a space of files unless a URL is given, and judge the log."""
+    log = Log(str(tmp_path / "log"))
+    done = torment(barrier, url or space(tmp_path), log, strikes=strikes, seed=seed, processes=PARTIES)
     entries = log.entries()
     log.close()
     passed = Counter((entry[2], entry[3]) for entry in entries if entry[0] == "passed")
@@ -269,7 +275,7 @@ def judge_barrier(tmp_path: Path, strikes: int, seed: int, way: str = "ofd") -> 
 @pytest.mark.parametrize(("way", "strikes"), [("ofd", 60), ("claims", 24)])
 def test_a_barrier_passes_or_tells(tmp_path: Path, way: str, strikes: int) -> None:
     """Parties that are killed and replaced: the others pass or are told, never wait for ever, never share a place."""
-    assert judge_barrier(tmp_path, strikes, seed=5, way=way).kills > strikes / 4
+    assert judge_barrier(tmp_path, strikes, seed=5, url=space(tmp_path, way)).kills > strikes / 4
 
 
 def test_the_judge_sees_an_overlap() -> None:
@@ -302,4 +308,4 @@ def test_six_thousand_kills(tmp_path: Path, kind: str, seed: int) -> None:
 @pytest.mark.parametrize("kind", sorted(RULES))
 def test_a_thousand_kills_by_claims(tmp_path: Path, kind: str, seed: int) -> None:
     """The same for longer with claims."""
-    assert soak(tmp_path, kind, 200, seed, "claims").kills > 90
+    assert soak(tmp_path, kind, 200, seed, space(tmp_path, "claims")).kills > 90
