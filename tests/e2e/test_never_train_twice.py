@@ -174,7 +174,7 @@ def test_lsf_trains_each_configuration_once(place: Cluster) -> None:
     assert 0 in beginnings(together)
     assert "this job's time limit comes in" in together
     assert place.done_by(LONG) == Job("lsf", "813", 5)
-    assert "813[5]" in asked.read_text().split()
+    assert "812[5]" in asked.read_text().split()
 
 
 def test_old_scripts_and_the_new_line_keep_each_other_out(place: Cluster) -> None:
