@@ -12,8 +12,8 @@ from glob import glob
 from setuptools import Extension, setup
 
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
-CORE = ("admission", "row", "clearing", "barrier", "event", "object", "life", "park")
-TYPES = ("module", "tables", "regions", "seats", "locks", "meetings")
+CORE = ("admission", "row", "clearing", "barrier", "event", "once", "object", "life", "park")
+TYPES = ("module", "tables", "regions", "seats", "locks", "meetings", "looks")
 
 native = Extension(
     "interlock._native",

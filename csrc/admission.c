@@ -17,7 +17,7 @@ static void set_mode(struct place *at, uint32_t flag, bool on) {
 
 /* What the holder of a permit writes down: its token, and whether it is told of a death. */
 static void note_grant(struct object *o, struct place *at) {
-    uint64_t token = o->permits == 1 ? load_relaxed(&o->counter) + at->held / GIVE : add_seq(&o->counter, 1) + 1;
+    uint64_t token = o->permits == 1 ? attempt_of(o, at->held) : add_seq(&o->counter, 1) + 1;
     store_relaxed(&at->cell->token, token);
     store_relaxed(&at->cell->since, wall_ms());
     set_mode(at, TOLD, (at->held & LOST) != 0);

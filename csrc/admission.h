@@ -23,7 +23,7 @@
 
 /* Tokens: of one permit, the times it was given plus what readers took from `counter`; of several, `counter` alone. */
 
-enum answer { GRANTED, WAITING, REFUSED, FULL, GONE, LEFT, RETIRED, INTERRUPTED };
+enum answer { GRANTED, WAITING, REFUSED, FULL, GONE, LEFT, RETIRED, INTERRUPTED, KEPT, OWED };
 
 /* Take it at once, if it is free and nobody waits: from a place that is idle. Only of a lock is anything shared. */
 bool admission_take(struct object *o, struct place *at, bool shared);

@@ -2,20 +2,23 @@
 #include "row.h"
 
 uint64_t admission_token(struct object *o) {
-    return load_relaxed(&o->counter) + (o->permits == 1 ? load_relaxed(&o->permit[0]) / GIVE : 0);
+    return o->permits == 1 ? attempt_of(o, load_relaxed(&o->permit[0])) : load_relaxed(&o->counter);
 }
 
 /* Give back the permits of a cell that is seen with this word, and not its owner's any more. Others may be at the same;
  * each step happens once. Whoever only waited leaves the news as it was. */
 static bool free_permits(struct object *o, struct cell *cell, uint64_t word, enum state had) {
     bool any = false;
+    bool held = !waits(had) && had != DRAINS && had != RETIRES;
     for (uint32_t i = 0; i < o->permits; i++) {
-        uint64_t permit = load_seq(&o->permit[i]);
+        uint64_t named = load_seq(&o->lost), permit = load_seq(&o->permit[i]), session = load_relaxed(&cell->session);
         if (owner(permit) != number(o, cell))
             continue;
         if (load_seq(&cell->word) != word)
             return any; /* somebody else did it, and the permit may be a successor's */
-        any = give_back(o, i, permit, waits(had) || had == DRAINS || had == RETIRES ? permit & LOST : LOST) || any;
+        if (held && o->kind == KIND_ONCE)
+            (void)cas_seq(&o->lost, &named, session); /* unless a later worker has died since */
+        any = give_back(o, i, permit, held ? LOST : permit & LOST) || any;
     }
     return any;
 }
@@ -84,7 +87,7 @@ bool admission_retire(struct object *o, struct lives *lives, life mine) {
         idle = (seen & (OWNER | LOST)) == 0 && cas_seq(&o->permit[i], &seen, taken);
         first = i == 0 ? taken : first;
     }
-    idle = idle && !anybody_reads(o) && first_of_row(o) == NULL;
+    idle = idle && !anybody_reads(o) && !anybody_waits(o);
     if (idle)
         idle = cas_seq(&o->permit[0], &first, (first & ~OWNER) | CLOSED);
     else

@@ -3,19 +3,11 @@
 #include <limits.h>
 
 #include "park.h"
+#include "row.h"
 
 #define FLAG UINT64_C(1)
 #define SHUT UINT64_C(2)
 #define ONCE UINT64_C(4)
-
-static bool anybody_waits(struct object *o) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++)
-        if (STATE(load_seq(&cells[i].word)) == WAITS)
-            return true;
-    return false;
-}
 
 bool event_set(struct object *o) {
     uint64_t word = load_seq(&o->permit[0]);

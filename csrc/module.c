@@ -7,7 +7,8 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
-    int (*const parts[])(PyObject *) = {add_tables, add_regions, add_seats, add_locks, add_meetings};
+    int (*const parts[])(PyObject *) = {add_tables, add_regions, add_seats, add_locks, add_meetings,
+                                             add_looks};
     for (size_t i = 0; module && i < sizeof parts / sizeof parts[0]; i++)
         if (parts[i](module) < 0)
             Py_CLEAR(module);

@@ -8,6 +8,7 @@
 #include "admission.h"
 #include "barrier.h"
 #include "event.h"
+#include "once.h"
 
 typedef struct {
     PyObject_HEAD
@@ -40,5 +41,6 @@ int add_regions(PyObject *module);
 int add_seats(PyObject *module);
 int add_locks(PyObject *module);
 int add_meetings(PyObject *module);
+int add_looks(PyObject *module);
 
 #endif

@@ -11,7 +11,7 @@
 
 #include "life.h"
 
-enum kind { KIND_LOCK = 1, KIND_SEMAPHORE = 2, KIND_BARRIER = 3, KIND_EVENT = 4 };
+enum kind { KIND_LOCK = 1, KIND_SEMAPHORE = 2, KIND_BARRIER = 3, KIND_EVENT = 4, KIND_ONCE = 5 };
 
 enum state {
     FREE = 0,
@@ -44,7 +44,7 @@ struct cell {
 
 #define NAME_BYTES 4000
 #define OBJECT_MAGIC UINT64_C(0x6b636f6c7265746e)
-#define OBJECT_ABI 1u
+#define OBJECT_ABI 2u
 #define ROOM 510u /* cells beside those that holders of permits need */
 #define MOST_CELLS 65533u
 
@@ -60,6 +60,8 @@ struct object {
     _Alignas(64) word64 counter; /* tokens given out; see admission.h. Of a barrier: its parties */
     word64 generations;          /* of a barrier: those of the machine; see barrier.h */
     word64 arrivals;
+    word64 handed; /* of a once, with `lost`, the session of the worker that died last: see once.h */
+    word64 lost;
     word32 row;     /* flags: see admission.h and barrier.h */
     word32 readers; /* whether anybody ever read: else nobody looks for readers */
     word32 used;    /* cells below this have been given away at least once */

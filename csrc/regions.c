@@ -65,10 +65,12 @@ static void region_dealloc(RegionObject *self) {
     Py_DECREF(type);
 }
 
-static const char *const ANSWERS[] = {"granted", "waiting", "refused", "limit", "gone", "left", "retired", "waiting"};
+static const char *const ANSWERS[] = {
+    "granted", "waiting", "refused", "limit", "gone", "left", "retired", "waiting", "kept", "owed",
+};
 
-static PyObject *answered(enum answer answer, const struct place *at) {
-    unsigned long long token = 0, since = 0;
+static PyObject *answered_of(enum answer answer, const struct place *at, uint64_t attempt) {
+    unsigned long long token = attempt, since = 0;
     bool told = false;
     if (answer == GRANTED) {
         token = load_relaxed(&at->cell->token);
@@ -78,6 +80,27 @@ static PyObject *answered(enum answer answer, const struct place *at) {
     return Py_BuildValue("sKOK", ANSWERS[answer], token, told ? Py_True : Py_False, since);
 }
 
+static PyObject *answered(enum answer answer, const struct place *at) {
+    return answered_of(answer, at, 0);
+}
+
+static enum answer enter(struct object *o, struct place *at, bool shared, bool wait, uint64_t *attempt) {
+    if (o->kind == KIND_EVENT)
+        return event_enter(o, at, wait);
+    return o->kind == KIND_ONCE ? once_claim(o, at, shared, wait, attempt) : admission_enter(o, at, shared, wait);
+}
+
+static enum answer turn(struct object *o, struct place *at, uint64_t *attempt) {
+    if (o->kind == KIND_EVENT)
+        return event_turn(o, at);
+    return o->kind == KIND_ONCE ? once_turn(o, at, attempt) : admission_turn(o, at);
+}
+
+/* Whether with such an answer nothing stands there any more. */
+static bool over(enum kind kind, enum answer answer) {
+    return answer == REFUSED || answer == RETIRED || answer == KEPT || (kind == KIND_EVENT && answer == GRANTED);
+}
+
 static PyObject *region_acquire(RegionObject *self, PyObject *args) {
     unsigned long long session, serial;
     int shared, wait;
@@ -85,23 +108,28 @@ static PyObject *region_acquire(RegionObject *self, PyObject *args) {
     enum answer answer;
     if (!PyArg_ParseTuple(args, "KKpp", &session, &serial, &shared, &wait))
         return NULL;
-    bool event = self->o->kind == KIND_EVENT;
+    uint64_t attempt = 0;
     if (place_find(self->o, session, serial, &at)) {
         admission_recall(self->o, &at);
-        return answered(event ? event_turn(self->o, &at) : admission_turn(self->o, &at), &at);
+        answer = turn(self->o, &at, &attempt);
+        if (over(self->o->kind, answer) && self->o->kind == KIND_ONCE)
+            place_free(&at);
+        return answered_of(answer, &at, attempt);
     }
+    if (self->o->kind == KIND_ONCE && once_look(self->o, shared, &attempt) == KEPT)
+        return answered_of(KEPT, &at, attempt);
     life mine = lives_mine(self->lives);
     if (mine == 0)
         return NULL;
     if (!place_claim(self->o, self->lives->table, mine, session, serial, &at)) {
-        (void)(event ? cells_sweep : admission_sweep)(self->o, self->lives->table);
+        (void)(self->o->kind == KIND_EVENT ? cells_sweep : admission_sweep)(self->o, self->lives->table);
         if (!place_claim(self->o, self->lives->table, mine, session, serial, &at))
             return answered(FULL, &at);
     }
-    answer = event ? event_enter(self->o, &at, wait) : admission_enter(self->o, &at, shared, wait);
-    if (answer == REFUSED || answer == RETIRED || (event && answer == GRANTED))
+    answer = enter(self->o, &at, shared, wait, &attempt);
+    if (over(self->o->kind, answer))
         place_free(&at);
-    return answered(answer, &at);
+    return answered_of(answer, &at, attempt);
 }
 
 static PyObject *region_leave(RegionObject *self, PyObject *args) {
@@ -113,7 +141,9 @@ static PyObject *region_leave(RegionObject *self, PyObject *args) {
     enum answer answer = GONE;
     if (place_find(self->o, session, serial, &at)) {
         admission_recall(self->o, &at);
-        answer = self->o->kind == KIND_EVENT ? event_leave(self->o, &at) : admission_leave(self->o, &at, untold);
+        answer = self->o->kind == KIND_EVENT  ? event_leave(self->o, &at)
+                 : self->o->kind == KIND_ONCE ? once_leave(self->o, &at)
+                                              : admission_leave(self->o, &at, untold);
     }
     return answered(answer, &at);
 }
@@ -136,7 +166,7 @@ static PyObject *region_evict(RegionObject *self, PyObject *args) {
     struct place at = {0};
     if (!PyArg_ParseTuple(args, "K", &session))
         return NULL;
-    if (self->o->kind == KIND_LOCK || self->o->kind == KIND_SEMAPHORE)
+    if (self->o->kind != KIND_BARRIER && self->o->kind != KIND_EVENT)
         return answered(admission_evict(self->o, session), &at);
     cells_evict(self->o, session);
     return answered(LEFT, &at);
@@ -152,8 +182,11 @@ static PyObject *region_park(RegionObject *self, PyObject *args) {
         admission_recall(self->o, &at);
         int64_t until = monotonic_ns() + (int64_t)(seconds * 1e9);
         Py_BEGIN_ALLOW_THREADS
+        uint64_t attempt;
         if (self->o->kind == KIND_EVENT)
             (void)event_wait(self->o, &at, until);
+        else if (self->o->kind == KIND_ONCE)
+            (void)once_wait(self->o, self->lives->table, &at, until, &attempt);
         else
             (void)admission_wait(self->o, self->lives->table, &at, until);
         Py_END_ALLOW_THREADS
@@ -194,7 +227,8 @@ static PyObject *region_snapshot(RegionObject *self, PyObject *unused) {
         if (state <= CLAIMED)
             continue;
         char part[2] = {"ffffiwwdrm"[state], 0};
-        if ((state == IDLE || state == WAITS) && o->kind <= KIND_SEMAPHORE && has_permit(o, cell))
+        bool owned = o->kind <= KIND_SEMAPHORE || o->kind == KIND_ONCE;
+        if ((state == IDLE || state == WAITS) && owned && has_permit(o, cell))
             part[0] = 'x';
         uint32_t mode = load_relaxed(&cell->mode);
         PyObject *row = Py_BuildValue("sKKKKKOO", part, (unsigned long long)load_relaxed(&cell->arrival),
@@ -233,6 +267,48 @@ static PyObject *region_set(RegionObject *self, PyObject *flag) {
 static PyObject *region_is_set(RegionObject *self, PyObject *unused) {
     (void)unused;
     return PyBool_FromLong(event_is_set(self->o));
+}
+
+/* -- once */
+
+static PyObject *region_settle(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial;
+    int failed, keep;
+    struct place at = {0};
+    if (!PyArg_ParseTuple(args, "KKpp", &session, &serial, &failed, &keep))
+        return NULL;
+    if (!place_find(self->o, session, serial, &at))
+        Py_RETURN_FALSE;
+    admission_recall(self->o, &at);
+    return PyBool_FromLong(once_settle(self->o, &at, !keep ? HANDED : failed ? KEPT_ERROR : KEPT_VALUE) == LEFT);
+}
+
+static PyObject *region_forget(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    return PyLong_FromUnsignedLongLong(once_forget(self->o));
+}
+
+/* The attempt at which a ticket works; 0 if it does not. */
+static PyObject *region_works(RegionObject *self, PyObject *args) {
+    unsigned long long session, serial, attempt = 0;
+    struct place at = {0};
+    if (!PyArg_ParseTuple(args, "KK", &session, &serial))
+        return NULL;
+    if (place_find(self->o, session, serial, &at)) {
+        admission_recall(self->o, &at);
+        attempt = at.held ? load_relaxed(&at.cell->token) : 0;
+    }
+    return PyLong_FromUnsignedLongLong(attempt);
+}
+
+/* The last attempt, the last whose result was handed out, whether the last one's result is kept, and the session of a
+ * worker that died since there was a result, or 0. */
+static PyObject *region_attempts(RegionObject *self, PyObject *unused) {
+    (void)unused;
+    uint64_t last, permit = load_seq(&self->o->permit[0]);
+    bool kept = once_look(self->o, false, &last) == KEPT;
+    return Py_BuildValue("KKOK", (unsigned long long)last, (unsigned long long)load_seq(&self->o->handed),
+                         kept ? Py_True : Py_False, permit & LOST ? (unsigned long long)load_seq(&self->o->lost) : 0);
 }
 
 /* -- barriers */
@@ -291,6 +367,10 @@ static PyMethodDef region_methods[] = {
     {"retire", (PyCFunction)region_retire, METH_NOARGS, "Close for ever, if nobody uses it."},
     {"set", (PyCFunction)region_set, METH_O, "(flag): set or clear an event; False if it is closed."},
     {"is_set", (PyCFunction)region_is_set, METH_NOARGS, "Whether an event is set."},
+    {"settle", (PyCFunction)region_settle, METH_VARARGS, "(session, serial, failed, keep): the work is done."},
+    {"works", (PyCFunction)region_works, METH_VARARGS, "(session, serial): the attempt at which it works, or 0."},
+    {"forget", (PyCFunction)region_forget, METH_NOARGS, "Drop the result; returns the last attempt without one."},
+    {"attempts", (PyCFunction)region_attempts, METH_NOARGS, "Last, last handed out, whether kept, who died."},
     {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},
     {"engage", (PyCFunction)region_engage, METH_VARARGS, "(parties, generations): meet here from now on."},
     {"move", (PyCFunction)region_move, METH_NOARGS, "Have the machine decide; returns the rounds that passed."},

@@ -1,3 +1,4 @@
+#include "once.h"
 #include "row.h"
 
 bool anybody_reads(struct object *o) {
@@ -9,12 +10,27 @@ bool anybody_reads(struct object *o) {
     return false;
 }
 
+bool anybody_waits(struct object *o) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++)
+        if (waits(STATE(load_seq(&cells[i].word))))
+            return true;
+    return false;
+}
+
+/* Of a once, claims that noted this attempt or an earlier one have their result. */
+static uint64_t settled(struct object *o) {
+    uint64_t permit = load_seq(&o->permit[0]);
+    return owner(permit) >= HANDED && owner(permit) != CLOSED ? attempt_of(o, permit) : load_seq(&o->handed);
+}
+
 struct cell *first_of_row(struct object *o) {
     struct cell *cells = cells_of(o), *first = NULL;
     uint32_t used = load_seq(&o->used);
-    uint64_t least = UINT64_MAX;
+    uint64_t least = UINT64_MAX, done = o->kind == KIND_ONCE ? settled(o) : 0;
     for (uint32_t i = 0; i < used; i++) {
-        if (!waits(STATE(load_seq(&cells[i].word))))
+        if (!waits(STATE(load_seq(&cells[i].word))) || (done && load_relaxed(&cells[i].token) <= done))
             continue;
         uint64_t arrival = load_relaxed(&cells[i].arrival);
         if (arrival < least) {

@@ -14,6 +14,11 @@ static inline uint64_t number(struct object *o, const struct cell *cell) {
     return (uint64_t)(cell - cells_of(o)) + 1;
 }
 
+/* The number of the attempt, or the token of the hold, for which the only permit was given last. */
+static inline uint64_t attempt_of(struct object *o, uint64_t permit) {
+    return load_relaxed(&o->counter) + permit / GIVE;
+}
+
 static inline bool reads(enum state state) {
     return state == READS || state == LOOKS;
 }
@@ -29,7 +34,11 @@ static inline bool somebody_reads(struct object *o) {
     return o->kind == KIND_LOCK && load_seq(&o->readers) && anybody_reads(o);
 }
 
-/* Who waits and came before all others that wait; NULL if nobody waits. */
+/* Whether anybody stands in the row. */
+bool anybody_waits(struct object *o);
+
+/* Who waits and came before all others that wait; NULL if nobody waits. Of a once, those whose result is there wait for
+ * nobody. */
 struct cell *first_of_row(struct object *o);
 
 /* Somebody left the row, or a permit came free: the first of the row is to look. */

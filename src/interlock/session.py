@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.abc import Evict, Liveness, Machine, Store, Ticket, label_of
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
-from interlock.objects import KINDS, Barrier, Event, Fence, Grant, Kinds, Lock, Once, RWLock, Semaphore
+from interlock.objects import KINDS, Barrier, Event, Fence, Grant, Kinds, Lock, RWLock, Semaphore
 from interlock.objects.fence import Group
 from interlock.stores import open_store
 from interlock.world import node_name, place, world
@@ -238,7 +238,7 @@ class Session:
         takeover: bool = True,
     ) -> Any:
         """The result of `fn`, computed by the first comer; see `interlock.Once`."""
-        return Once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
+        return self._kinds.once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
 
     def cache(
         self,

@@ -17,6 +17,7 @@ class Kinds(NamedTuple):
     semaphore: type[Semaphore] = Semaphore
     barrier: type[Barrier] = Barrier
     event: type[Event] = Event
+    once: type[Once] = Once
 
 
 KINDS = Kinds()

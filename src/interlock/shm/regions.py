@@ -17,6 +17,7 @@ from typing import Any
 
 from interlock import _native
 from interlock.errors import LimitExceeded, RecordInvalid
+from interlock.shm.results import Results
 from interlock.stores._record import invalid
 from interlock.stores._space import Space, file_name, reaching, unusable
 
@@ -35,6 +36,7 @@ class Regions:
         self._lives: Any = None
         self._begun = False
         self._folder = -1
+        self.results = Results(space)
 
     def close(self) -> None:
         """Close what is open; what is mapped stays for those who use it."""
@@ -154,6 +156,7 @@ class Regions:
             if region is None or region is not (only or region) or not region.retire():
                 return False
             self._space.raise_floor(region.snapshot()[0])
+            self.results.drop(file_name(name))
             os.unlink(file_name(name), dir_fd=self._folder)
             return True
 

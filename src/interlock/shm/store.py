@@ -1,7 +1,8 @@
 """shm://name: records and objects of one host, in a directory of shared memory (tmpfs).
 
-How the three laws hold here: admission (lock, semaphore) is done by the C core, each step one change of one word, of
-which the cell of the ticket is the proof; every other kind is a record of the file store that this one is, on tmpfs.
+How the three laws hold here: admission (lock, semaphore), events and once are done by the C core, each step one change
+of one word, of which the cell of the ticket is the proof; every other kind is a record of the file store that this one
+is, on tmpfs.
 A wake-up is a futex on the ticket's own cell. A session lives as long as the kernel lock on its file, and its cells as
 long as the robust mutex of its process (``csrc/life.h``).
 What breaks them: somebody who removes the files of a live scope; a host that goes down takes its shared memory along,
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import stat
 import threading
 import weakref
@@ -24,11 +24,12 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from interlock.abc import WAITING, Evict, Leave, Machine, Outcome, Stored, Ticket
 from interlock.errors import Mismatch, RecordInvalid, Unavailable
-from interlock.machines.admission import Acquire, Entry, Record
+from interlock.machines.admission import Acquire
 from interlock.machines.barrier import Abort, Complete, Reset
-from interlock.machines.event import Clear, Set, Waiter
-from interlock.machines.event import Record as Flag
-from interlock.stores._space import Space, reaching
+from interlock.machines.event import Clear, Set
+from interlock.machines.once import LIMIT_BYTES, ONCE, Claim, Forget, Publish
+from interlock.shm.seen import KINDS, NAMES, admitted, claimed, number, stored
+from interlock.stores._space import Space, file_name, reaching
 from interlock.stores.file import FileStore
 
 if TYPE_CHECKING:
@@ -40,11 +41,8 @@ try:
 except ImportError:
     _native = None  # type: ignore[assignment]
 
-KINDS = {"lock": 1, "semaphore": 2, "barrier": 3, "event": 4}
-NAMES = {code: kind for kind, code in KINDS.items()}
-WHOLE = ("lock", "semaphore", "event")  # kinds that are kept in the core alone, and have no record
+WHOLE = ("lock", "semaphore", "event", "once")  # kinds that are kept in the core alone, and have no record
 PLACE = "/dev/shm"
-_ID = re.compile("[0-9a-f]{16}")
 REPOLL_S = 0.1  # at most so long until a waiter looks whether those ahead of it still live
 
 
@@ -113,6 +111,8 @@ class ShmStore(FileStore):
     def transact(self, name: str, machine: Machine, op: Any, deadline: float | None = None) -> Outcome:
         if machine.kind == "event":
             return self._signal(name, machine, op, deadline)
+        if machine.kind == "once":
+            return self._work(name, op, deadline)
         if machine.kind in WHOLE:
             return self._admit(name, machine, op, deadline)
         if machine.kind == "barrier":
@@ -124,7 +124,7 @@ class ShmStore(FileStore):
         """One step of the admission machine, by the core."""
         if isinstance(op, Evict):
             return self._evict(self.region(name, machine, create=False), op.session)
-        session, serial = _number(op.ticket.session), op.ticket.serial
+        session, serial = number(op.ticket.session), op.ticket.serial
         if not isinstance(op, Acquire):
             region = self.region(name, machine, create=False)
             if region is None:
@@ -145,8 +145,8 @@ class ShmStore(FileStore):
             self._regions.remove(name, region)
 
     def _evict(self, region: Any, session: str) -> Outcome:
-        number = _number(session)
-        return Outcome("gone" if region is None or not number else region.evict(number)[0])
+        who = number(session)
+        return Outcome("gone" if region is None or not who else region.evict(who)[0])
 
     def _signal(self, name: str, machine: Machine, op: Any, deadline: float | None) -> Outcome:
         """One step of the event's machine, by the core."""
@@ -158,7 +158,7 @@ class ShmStore(FileStore):
             elif isinstance(op, Evict):
                 return self._evict(region, op.session)
             else:
-                ticket, wait = (_number(op.ticket.session), op.ticket.serial), not isinstance(op, Leave) and op.wait
+                ticket, wait = (number(op.ticket.session), op.ticket.serial), not isinstance(op, Leave) and op.wait
                 answer = region.leave(*ticket, False) if isinstance(op, Leave) else region.acquire(*ticket, False, wait)
                 if answer[0] != "retired":
                     return self._outcome(region, answer, op.ticket)
@@ -178,13 +178,86 @@ class ShmStore(FileStore):
             return Outcome(state, len(region.snapshot()[2]))
         if state not in (WAITING, "refused"):
             return Outcome(state)
-        ahead = _seen(region).entries
+        ahead = admitted(region).entries
         tickets = [entry.ticket for entry in ahead]
         position = tickets.index(ticket) if ticket in tickets else len(ahead)
         before = ahead[:position]
         if state == WAITING and before and not before[-1].token:
             before = before[-1:]
         return Outcome(state, watch=tuple(dict.fromkeys(e.ticket.session for e in before)), position=position)
+
+    def _work(self, name: str, op: Any, deadline: float | None) -> Outcome:
+        """One step of the machine of once, by the core; a result is written before the core names it."""
+        region = self.region(name, ONCE, create=isinstance(op, Claim), deadline=deadline)
+        if region is None:
+            return Outcome("forgotten" if isinstance(op, Forget) else "gone")
+        if isinstance(op, Evict):
+            return self._evict(region, op.session)
+        filed = file_name(name)
+        if isinstance(op, Forget):
+            self._regions.results.drop(filed, region.forget() + 1)
+            return Outcome("forgotten")
+        ticket = number(op.ticket.session), op.ticket.serial
+        if isinstance(op, Claim):
+            return self._claim(name, region, op, deadline)
+        self._waits.pop(op.ticket, None)
+        if isinstance(op, Leave):
+            left = region.leave(*ticket, True)[0]
+            return Outcome(left, left == "left" and ONCE.idle(claimed(region)))
+        text, state = (op.value, "done") if isinstance(op, Publish) else (op.error, "failed")
+        if len(text) > LIMIT_BYTES:
+            return Outcome("limit", LIMIT_BYTES)
+        attempt = region.works(*ticket)
+        if attempt:
+            self._regions.results.write(filed, attempt, state, text)
+        if not attempt or not region.settle(*ticket, state == "failed", op.keep):
+            return self._told(filed, region, op.ticket)
+        self._regions.results.drop(filed, attempt)
+        return Outcome(state, text, then=None if op.keep else Leave(op.ticket))
+
+    def _claim(self, name: str, region: Any, op: Claim, deadline: float | None) -> Outcome:
+        ticket, missing = (number(op.ticket.session), op.ticket.serial), 0
+        while True:
+            state, attempt, _, _ = region.acquire(*ticket, op.retry, op.wait)
+            if state == "retired":
+                self._regions.remove(name, region)
+                region = self.region(name, ONCE, deadline=deadline)
+                continue
+            if state not in ("kept", "owed"):
+                return self._standing(region, state, attempt, op.ticket)
+            result = self._regions.results.read(file_name(name), attempt)
+            if result is not None:
+                self._waits.pop(op.ticket, None)
+                return Outcome(*result, then=Leave(op.ticket) if state == "owed" else None)
+            if state == "owed":
+                region.leave(*ticket, True)  # it was forgotten, or there is a newer one
+            elif attempt == missing:
+                raise self._regions.results.missing(file_name(name), attempt)
+            missing = attempt
+
+    def _standing(self, region: Any, state: str, attempt: int, ticket: Ticket) -> Outcome:
+        if state != WAITING:
+            self._waits.pop(ticket, None)
+        if state in ("gone", "limit"):
+            return Outcome(state, len(region.snapshot()[2]) if state == "limit" else None)
+        record = claimed(region)
+        if state == "granted":
+            return Outcome("yours", (attempt, record.lost))
+        claims = record.claims
+        if state == "refused":
+            return Outcome(state, watch=tuple(who.session for who in claims[:1]), position=len(claims))
+        self._waits[ticket] = region
+        position = claims.index(ticket) if ticket in claims else len(claims)
+        return Outcome(state, watch=tuple(who.session for who in claims[:position][-1:]), position=position)
+
+    def _told(self, filed: str, region: Any, ticket: Ticket) -> Outcome:
+        """What is left to say to a ticket that does not work any more."""
+        record = claimed(region, functools.partial(self._regions.results.read, filed))
+        owed = ticket in record.owed
+        if (record.value, record.error) == (None, None) or (record.owed and not owed):
+            return Outcome("gone")
+        told = ("done", record.value) if record.value is not None else ("failed", record.error)
+        return Outcome(*told, then=Leave(ticket) if owed else None)
 
     def _meet(self, name: str, machine: Machine, op: Any, deadline: float | None) -> Outcome:
         """A step of the barrier's machine, beside the word in which its parties may meet without it."""
@@ -209,11 +282,11 @@ class ShmStore(FileStore):
         if region is None:
             super().park(ticket, timeout)
         elif timeout > 0:
-            region.park(_number(ticket.session), ticket.serial, min(timeout, REPOLL_S))
+            region.park(number(ticket.session), ticket.serial, min(timeout, REPOLL_S))
 
     def close_session(self, session: str, *, forget: bool = True) -> None:
         if self._space is not None:
-            self._regions.evict(_number(session))
+            self._regions.evict(number(session))
         super().close_session(session, forget=forget)
 
     # -- looking and tidying
@@ -224,13 +297,16 @@ class ShmStore(FileStore):
             if isinstance(region, RecordInvalid):
                 yield region
             elif NAMES[region.shape[0]] in WHOLE and region.name.startswith(as_bytes(prefix)):
-                yield _stored(region.name.decode("utf-8", "surrogatepass"), region)
+                yield self._stored(region.name.decode("utf-8", "surrogatepass"), region)
 
     def read(self, name: str) -> Stored | None:
         region = self._find(name)
         if region is not None and NAMES[region.shape[0]] in WHOLE:
-            return _stored(name, region)
+            return self._stored(name, region)
         return super().read(name)
+
+    def _stored(self, name: str, region: Any) -> Stored:
+        return stored(name, region, functools.partial(self._regions.results.read, file_name(name)))
 
     def retire(self, name: str, machine: Machine) -> bool:
         region = self.region(name, machine, create=False) if machine.kind in KINDS else None
@@ -246,41 +322,6 @@ class ShmStore(FileStore):
         except RecordInvalid:
             return self._regions.set_aside(name)
         return super().discard(name, unreadable)
-
-
-def _number(session: str) -> int:
-    """The id of a session as the core knows it; 0, which is nobody's, for an id that no session here can have."""
-    return int(session, 16) if _ID.fullmatch(session) else 0
-
-
-def _seen(region: Any) -> Record:
-    """Who holds, and who waits in the order of arrival, as the machine would record it. A look is not one instant: so
-    somebody who came while it went on may seem to hold beside who left, and is left out."""
-    counter, lost, rows = region.snapshot()
-    kind, permits = NAMES[region.shape[0]], region.shape[1]
-    semaphore = kind == "semaphore"
-    held, waiting = [], []
-    for part, arrival, session, serial, token, since, shared, told in rows:
-        ticket = Ticket(f"{session:016x}", serial)
-        if part in "xr":
-            held.append(Entry(ticket, semaphore or part == "r", min(token, counter) or counter, since, told))
-        elif part in "wd":
-            waiting.append((part == "w", arrival, Entry(ticket, semaphore or shared, 0, since, False)))
-    alone = [entry for entry in held if not entry.shared]
-    held = alone[:1] or held[: permits if semaphore else None]
-    row = [entry for _, _, entry in sorted(waiting, key=lambda each: each[:2])]
-    return Record(counter, permits if semaphore else 0, lost, (*held, *row))
-
-
-def _stored(name: str, region: Any) -> Stored:
-    from interlock.machines import BY_KIND
-
-    kind, seen = NAMES[region.shape[0]], _seen(region)
-    record: Any = seen
-    if kind == "event":
-        waiters = tuple(Waiter(entry.ticket, region.is_set()) for entry in seen.entries)
-        record = Flag(seen.token, region.is_set(), waiters)
-    return Stored(name, kind, seen.token, BY_KIND[kind].encode(record))
 
 
 def home() -> str:
