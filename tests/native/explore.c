@@ -17,20 +17,18 @@
 #include <string.h>
 #include <ucontext.h>
 
-#include "admission.h"
 #include "barrier.h"
+#include "explore.h"
 #include "park.h"
 
-#define MOST 5
 #define STACK (1 << 16)
-#define FOREVER INT64_MAX
-#define MILLISECOND 1000000
 #define MOST_STEPS 20000
 #define MOST_LAPSES 60
 
 /* What participants do, one letter an act: L lock, R read, D lock and downgrade, W lock and wait for one millisecond at
  * most, T try to lock, t try to read, N take another cell, E evict the first participant by force, S sweep, X retire,
- * B meet at the barrier, G do so and give up after one millisecond, M have the machine decide. */
+ * B meet at the barrier, G do so and give up after one millisecond, M have the machine decide. Those of a once are in
+ * explore_once.c. */
 struct scenario {
     const char *name;
     enum kind kind;
@@ -67,29 +65,30 @@ static const struct scenario SCENARIOS[] = {
     {"retire", KIND_LOCK, 1, false, false, {"X", "L", "R"}},
     {"retire-semaphore", KIND_SEMAPHORE, 2, false, false, {"X", "L", "L"}},
     {"retire-crash", KIND_LOCK, 1, true, false, {"X", "L", "L"}},
+    {"once", KIND_ONCE, 1, false, false, {"v", "v", "vv"}},
+    {"once-handed", KIND_ONCE, 1, false, false, {"hh", "h", "hv"}},
+    {"once-retry", KIND_ONCE, 1, false, false, {"ee", "r", "er"}},
+    {"once-forget", KIND_ONCE, 1, false, false, {"hv", "fvf", "vh"}},
+    {"once-late", KIND_ONCE, 1, false, true, {"gv", "wh", "wjv"}},
+    {"once-owed", KIND_ONCE, 1, false, false, {"h", "o", "hh", "v"}},
+    {"once-given-up", KIND_ONCE, 1, false, false, {"gv", "v", "gh"}},
+    {"once-crash", KIND_ONCE, 1, true, false, {"hv", "gh", "vS"}},
+    {"once-evict", KIND_ONCE, 1, false, false, {"hhv", "E", "Ehv"}},
+    {"once-retire", KIND_ONCE, 1, true, false, {"hX", "hX", "Xh"}},
 };
 
-static struct participant {
-    ucontext_t start;
-    jmp_buf at;
-    char *stack;
-    const char *acts;
-    bool begun, over, dead, inside, reading, acting, evicted, seated, waited_long;
-    word32 *parked;
-    int64_t asked, first_since; /* FOREVER: it sleeps as the first of the row, and may not know it yet */
-    int64_t until, came;
-    uint64_t waits; /* how many acquires it has begun */
-    struct place place;
-} parts[MOST];
-
+struct participant parts[MOST];
 static const struct scenario *now_playing;
-static struct object *o;
-static struct lives *table;
-static int count, current, writers, readers, evicting;
+struct object *o;
+struct lives *table;
+int count, current;
+static int writers, readers, evicting;
 static uint32_t parties;
 static long steps, all_steps, runs;
-static int64_t clock_ns, lapses;
-static bool stepping, closed, somebody_died, must_tell, may_tell, forced;
+int64_t clock_ns;
+static int64_t lapses;
+bool closed, must_tell, may_tell, forced;
+static bool stepping, somebody_died;
 static uint64_t last_exclusive, tokens[256], rounds_arrived[64], row_grants;
 static int given, passed_round[64], moved_round[64];
 static jmp_buf scheduler;
@@ -106,7 +105,7 @@ static uint64_t draw(uint64_t below) {
     return seed % below;
 }
 
-static void fail(const char *format, ...) {
+void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     printf("%s: ", now_playing->name);
@@ -233,6 +232,8 @@ static void die(void) {
     one->dead = somebody_died = true;
     must_tell = must_tell || (one->inside && !one->reading);
     may_tell = may_tell || one->evicted || must_tell || (owns(one) && (state == IDLE || state == READS));
+    if (now_playing->kind == KIND_ONCE && (one->inside || (owns(one) && state == IDLE)))
+        worker_died(current);
     if (one->inside)
         *(one->reading ? &readers : &writers) -= 1;
     one->inside = false;
@@ -280,7 +281,7 @@ static void go_out(struct participant *one) {
 
 /* -- what participants do */
 
-static void sit(struct participant *one) {
+void sit(struct participant *one) {
     one->evicted = evicting > 0;
     one->seated = place_claim(o, table, (life)(one - parts) + 1, (uint64_t)(one - parts) + 1, 1, &one->place);
     if (!one->seated)
@@ -362,7 +363,7 @@ static void release(struct participant *one) {
 }
 
 /* Between operations others may do much, the more so if time passes. */
-static void linger(void) {
+void linger(void) {
     for (int i = now_playing->ticks ? 9 : 1; i; i--)
         interlock_step("harness", i);
 }
@@ -387,6 +388,8 @@ static bool hold(struct participant *one, bool reading, bool wait, int64_t until
 static void evict(void) {
     evicting++;
     parts[0].evicted = may_tell = forced = true;
+    if (now_playing->kind == KIND_ONCE && parts[0].inside)
+        worker_died(0);
     go_out(&parts[0]);
     (void)admission_evict(o, 1);
     evicting--;
@@ -395,7 +398,7 @@ static void evict(void) {
 static bool retire(void) {
     bool done = admission_retire(o, table, (life)current + 1);
     closed = closed || done;
-    if (done && writers + readers)
+    if (done && (writers + readers || (now_playing->kind == KIND_ONCE && !once_unused())))
         fail("retired while in use");
     return !done;
 }
@@ -438,7 +441,8 @@ static bool act(struct participant *one, char what) {
     case 'X': return retire();
     case 'B': return meet(FOREVER);
     case 'G': return meet(clock_ns + MILLISECOND);
-    default: (void)barrier_move(o); return true;
+    case 'M': (void)barrier_move(o); return true;
+    default: return once_act(one, what);
     }
 }
 
@@ -466,12 +470,15 @@ static void set_up(void) {
         char *stack = parts[i].stack;
         parts[i] = (struct participant){.stack = stack, .acts = now_playing->acts[i]};
         current = i;
+        if (now_playing->kind == KIND_ONCE)
+            continue;
         if (now_playing->kind != KIND_BARRIER)
             sit(&parts[i]);
         else if (strchr("BG", parts[i].acts[0]))
             (void)barrier_join(o, table, (life)i + 1, (uint64_t)i + 1, 1, &parts[i].place);
     }
     current = 0;
+    once_begin();
     if (now_playing->kind == KIND_BARRIER && !barrier_engage(o, table, parties, 7))
         fail("not engaged");
     stepping = true;
@@ -535,6 +542,10 @@ static void look_back(void) {
     if (now_playing->kind == KIND_BARRIER || (atomic_load(&o->permit[0]) & OWNER) == OWNER - 1)
         return;
     (void)admission_sweep(o, table);
+    if (now_playing->kind == KIND_ONCE) {
+        once_look_back();
+        return;
+    }
     for (uint32_t i = 0; i < o->permits; i++) {
         lost = lost || atomic_load(&o->permit[i]) & LOST;
         if (atomic_load(&o->permit[i]) & OWNER)

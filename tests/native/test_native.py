@@ -22,14 +22,19 @@ HERE = Path(__file__).parent
 CORE = HERE.parents[1] / "csrc"
 STEPS = ("-DINTERLOCK_STEP=1", "-DSPINS=2", "-DYIELDS=2")
 EXPLORER = (*STEPS, "-U_FORTIFY_SOURCE", "-Dsched_yield=explorer_yield")
-ALGORITHMS = ("admission", "row", "clearing", "barrier", "object")
+ALGORITHMS = ("admission", "row", "clearing", "barrier", "once", "object")
 KERNEL = ("life", "park")
 SCENARIOS = (
     "lock2", "lock3", "lock4", "rwlock", "rwlock4", "downgrade", "semaphore", "try", "late", "due", "due-again",
     "barrier", "moved", "barrier-late", "barrier-crash", "crash", "rwcrash", "semaphore-crash", "sweepers", "news",
     "evict", "evict-semaphore", "evict-crash", "retire", "retire-semaphore", "retire-crash",
+    "once", "once-handed", "once-retry", "once-forget", "once-late", "once-owed", "once-given-up", "once-crash",
+    "once-evict", "once-retire",
 )  # fmt: skip
-SEARCHED = ("lock2", "lock3", "rwlock4", "downgrade", "crash", "sweepers", "barrier", "moved", "retire-crash")
+SEARCHED = (
+    "lock2", "lock3", "rwlock4", "downgrade", "crash", "sweepers", "barrier", "moved", "retire-crash",
+    "once", "once-handed", "once-retry", "once-forget", "once-given-up", "once-crash", "once-evict", "once-retire",
+)  # fmt: skip
 ACTS = (
     "life", "claim", "acquire", "read", "wait", "wait to read", "give up", "release", "unread", "leave", "downgrade",
     "retire", "barrier",
@@ -63,7 +68,7 @@ def link(objects: list[Path], made: Path, *flags: str) -> Path:
 
 def build(program: str, into: Path, *flags: str, parts: tuple[str, ...] = ALGORITHMS + KERNEL) -> Path:
     """Build a program of this directory with parts of the core; their objects stay beside it."""
-    sources = [HERE / f"{program}.c", *(CORE / f"{part}.c" for part in parts)]
+    sources = [*sorted(HERE.glob(f"{program}*.c")), *(CORE / f"{part}.c" for part in parts)]
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda each: compile_(each, into / f"{each.stem}.o", *flags), sources))
     return link(objects, into / program, *flags)

@@ -20,6 +20,9 @@ WAKE_ALL = "        unpark(round_of(o), INT_MAX);\n"
 LAST_READER = "    call_owner(o, load_seq(&o->permit[0]));"
 KEEP = "    if (at->held)\n        (void)let_go(o, at, true);\n"
 NEWS = "set_mode(at, TOLD, (at->held & LOST) != 0)"
+SETTLED = "        wake_all(o);\n        place_free(at);"
+NOTE = "    while (noted < attempt && !cas_seq(&o->handed, &noted, attempt)) {\n    }\n"
+FREED = "    if (cas_seq(&o->permit[0], &permit, permit & ~OWNER))\n        wake_all(o);\n"
 OVERDUE = "if (now >= due && "
 
 TWINS = (
@@ -46,7 +49,7 @@ TWINS = (
     Twin("who is due is overtaken", "due", "return !(load_seq(&o->row) & DUE) && take_free", "return take_free"),
     Twin("who is due says so once", "due-again", OVERDUE, OVERDUE + "!at->which++ && "),
     Twin("news is told twice", "crash", NEWS, "if (at->held & LOST)\n        set_mode(at, TOLD, true)"),
-    Twin("the death of who waits is news", "crash", "waits(had) || had == DRAINS || had == RETIRES", "0"),
+    Twin("the death of who waits is news", "crash", "!waits(had) && had != DRAINS && had != RETIRES", "true"),
     Twin("news is dropped by who steps back", "news", "keep ? held & LOST : 0", "0"),
     Twin("an object is retired beside readers", "retire", "idle = idle && !anybody_reads(o) && ", "idle = idle && "),
     Twin("the last party wakes nobody", "barrier", "if (anybody_sleeps(o, mine->round))", "if (0)"),
@@ -54,6 +57,17 @@ TWINS = (
     Twin(
         "who sends the parties away wakes nobody", "moved", "    " + WAKE_ALL + "            break", "            break"
     ),
+    Twin("who settles wakes nobody", "once", SETTLED, "        place_free(at);"),
+    Twin("what is handed out is not noted", "once-handed", NOTE, ""),
+    Twin("what is handed out is noted too late", "once-handed", NOTE + FREED, FREED + NOTE),
+    Twin("who hands out wakes nobody", "once-handed", FREED, FREED.replace("wake_all(o)", "return")),
+    Twin("an old result is owed to who comes", "once-handed", "*attempt + !works", "*attempt"),
+    Twin("who is owed stands in the way", "once-owed", "(done && load_relaxed", "(0 && load_relaxed"),
+    Twin("a result keeps the news of a death", "once-crash", "~(OWNER | LOST)) | ending", "~OWNER) | ending"),
+    Twin("who gives up keeps the news to itself", "once-crash", "held, held & LOST);", "held, 0);"),
+    Twin("the dead worker has no name", "once-crash", "if (held && o->kind == KIND_ONCE)", "if (0)"),
+    Twin("who has a result calls nobody", "once-forget", "(answer == RETIRED || answer == KEPT) &&", "0 &&"),
+    Twin("who gives up calls nobody", "once-given-up", "if (stood || worked)", "if (0)"),
     Twin(
         "the parties are sent away blindly",
         "moved",
