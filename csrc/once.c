@@ -95,8 +95,6 @@ enum answer once_turn(struct object *o, struct place *at, uint64_t *attempt) {
     for (;;) {
         uint64_t permit = settled_permit(o);
         enum answer answer = standing(o, at->cell, permit, attempt);
-        if ((answer == RETIRED || answer == KEPT) && place_turn(at, WAITS, IDLE))
-            call_first(o);
         if (answer != WAITING)
             return answer;
         if ((owner(permit) && owner(permit) != KEPT_ERROR) || first_of_row(o) != at->cell)

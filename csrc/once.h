@@ -23,7 +23,7 @@
 enum answer once_look(struct object *o, bool retry, uint64_t *attempt);
 
 /* Claim, from a place that is idle: GRANTED to do the work, KEPT or OWED the result of an attempt, or WAITING for it in
- * the row; REFUSED instead of that if one is not to wait. Who is OWED stands there until it leaves. */
+ * the row; REFUSED instead of that if one is not to wait. Whatever the answer, the place is one's until it leaves. */
 enum answer once_claim(struct object *o, struct place *at, bool retry, bool wait, uint64_t *attempt);
 
 /* The same for a place that stands there. */

@@ -96,9 +96,13 @@ static enum answer turn(struct object *o, struct place *at, uint64_t *attempt) {
     return o->kind == KIND_ONCE ? once_turn(o, at, attempt) : admission_turn(o, at);
 }
 
-/* Whether with such an answer nothing stands there any more. */
-static bool over(enum kind kind, enum answer answer) {
-    return answer == REFUSED || answer == RETIRED || answer == KEPT || (kind == KIND_EVENT && answer == GRANTED);
+/* With such an answer a request is over. */
+static void end(struct object *o, struct place *at, enum answer answer) {
+    bool over = answer == REFUSED || answer == RETIRED || answer == KEPT;
+    if (o->kind == KIND_ONCE && over)
+        (void)once_leave(o, at);
+    else if (over || (o->kind == KIND_EVENT && answer == GRANTED))
+        place_free(at);
 }
 
 static PyObject *region_acquire(RegionObject *self, PyObject *args) {
@@ -112,8 +116,8 @@ static PyObject *region_acquire(RegionObject *self, PyObject *args) {
     if (place_find(self->o, session, serial, &at)) {
         admission_recall(self->o, &at);
         answer = turn(self->o, &at, &attempt);
-        if (over(self->o->kind, answer) && self->o->kind == KIND_ONCE)
-            place_free(&at);
+        if (self->o->kind == KIND_ONCE)
+            end(self->o, &at, answer);
         return answered_of(answer, &at, attempt);
     }
     if (self->o->kind == KIND_ONCE && once_look(self->o, shared, &attempt) == KEPT)
@@ -127,8 +131,7 @@ static PyObject *region_acquire(RegionObject *self, PyObject *args) {
             return answered(FULL, &at);
     }
     answer = enter(self->o, &at, shared, wait, &attempt);
-    if (over(self->o->kind, answer))
-        place_free(&at);
+    end(self->o, &at, answer);
     return answered_of(answer, &at, attempt);
 }
 

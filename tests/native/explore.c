@@ -25,19 +25,6 @@
 #define MOST_STEPS 20000
 #define MOST_LAPSES 60
 
-/* What participants do, one letter an act: L lock, R read, D lock and downgrade, W lock and wait for one millisecond at
- * most, T try to lock, t try to read, N take another cell, E evict the first participant by force, S sweep, X retire,
- * B meet at the barrier, G do so and give up after one millisecond, M have the machine decide. Those of a once are in
- * explore_once.c. */
-struct scenario {
-    const char *name;
-    enum kind kind;
-    uint32_t permits;
-    bool dies;  /* somebody dies in the middle of it */
-    bool ticks; /* time passes by itself now and then */
-    const char *acts[MOST];
-};
-
 static const struct scenario SCENARIOS[] = {
     {"lock2", KIND_LOCK, 1, false, false, {"LL", "LL"}},
     {"lock3", KIND_LOCK, 1, false, false, {"LL", "L", "L"}},

@@ -12,6 +12,19 @@
 #define FOREVER INT64_MAX
 #define MILLISECOND 1000000
 
+/* What participants do, one letter an act: L lock, R read, D lock and downgrade, W lock and wait for one millisecond at
+ * most, T try to lock, t try to read, N take another cell, E evict the first participant by force, S sweep, X retire,
+ * B meet at the barrier, G do so and give up after one millisecond, M have the machine decide. Those of a once are in
+ * explore_once.c. */
+struct scenario {
+    const char *name;
+    enum kind kind;
+    uint32_t permits;
+    bool dies;  /* somebody dies in the middle of it */
+    bool ticks; /* time passes by itself now and then */
+    const char *acts[MOST];
+};
+
 struct participant {
     ucontext_t start;
     jmp_buf at;

@@ -144,8 +144,8 @@ static bool take_part(struct participant *one, uint64_t ending, bool retry, bool
         return true;
     if ((answer == WAITING || answer == OWED) && !leave(one) && !one->evicted)
         fail("%d stood nowhere", current);
-    if (answer == KEPT)
-        place_free(&one->place);
+    if (answer == KEPT || answer == RETIRED)
+        (void)leave(one);
     one->seated = false;
     return answer != RETIRED;
 }

@@ -66,7 +66,7 @@ TWINS = (
     Twin("a result keeps the news of a death", "once-crash", "~(OWNER | LOST)) | ending", "~OWNER) | ending"),
     Twin("who gives up keeps the news to itself", "once-crash", "held, held & LOST);", "held, 0);"),
     Twin("the dead worker has no name", "once-crash", "if (held && o->kind == KIND_ONCE)", "if (0)"),
-    Twin("who has a result calls nobody", "once-forget", "(answer == RETIRED || answer == KEPT) &&", "0 &&"),
+    Twin("who has a result calls nobody", "once-forget", "if (stood || worked)", "if (worked)"),
     Twin("who gives up calls nobody", "once-given-up", "if (stood || worked)", "if (0)"),
     Twin(
         "the parties are sent away blindly",
