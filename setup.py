@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 
 STABLE = not sysconfig.get_config_var("Py_GIL_DISABLED")
 CORE = ("admission", "row", "clearing", "barrier", "event", "once", "object", "life", "park")
-TYPES = ("module", "tables", "regions", "seats", "locks", "meetings", "looks")
+TYPES = ("module", "tables", "regions", "steps", "seats", "locks", "meetings", "looks")
 
 native = Extension(
     "interlock._native",

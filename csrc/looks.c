@@ -4,8 +4,6 @@
 typedef struct {
     PyObject_HEAD
     RegionObject *region;
-    uint64_t permit; /* of a once: while this is its permit, */
-    PyObject *known; /* this is its outcome */
 } Look;
 
 static PyObject *name_is_set, *name_wait, *name_run, *name_read;
@@ -19,29 +17,15 @@ static int look_set_region(Look *self, PyObject *region, void *unused) {
     RegionObject *before = self->region;
     Py_INCREF(region);
     self->region = (RegionObject *)region;
-    Py_CLEAR(self->known);
     Py_XDECREF((PyObject *)before);
     return 0;
 }
 
 static void look_dealloc(Look *self) {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
-    PyObject_GC_UnTrack((PyObject *)self);
     Py_XDECREF((PyObject *)self->region);
-    Py_XDECREF(self->known);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
-}
-
-static int look_traverse(Look *self, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->known);
-    return 0;
-}
-
-static int look_clear(Look *self) {
-    Py_CLEAR(self->known);
-    return 0;
 }
 
 static PyObject *look_get_region(Look *self, void *unused) {
@@ -81,8 +65,6 @@ static PyMethodDef event_methods[] = {
 static PyType_Slot event_slots[] = {
     {Py_tp_doc, "The fast half of an event."},
     {Py_tp_dealloc, look_dealloc},
-    {Py_tp_traverse, look_traverse},
-    {Py_tp_clear, look_clear},
     {Py_tp_getset, look_members},
     {Py_tp_methods, event_methods},
     {0, NULL},
@@ -91,64 +73,36 @@ static PyType_Slot event_slots[] = {
 /* -- once */
 
 static PyObject *once_face_run(Look *self, PyObject *fn) {
-    PyObject *known = self->known;
-    if (known == NULL || load_seq(&self->region->o->permit[0]) != self->permit)
-        return PyObject_CallMethodObjArgs((PyObject *)self, name_run, fn, NULL);
-    Py_INCREF(known);
-    PyObject *read = PyObject_CallMethodObjArgs((PyObject *)self, name_read, known, fn, NULL);
-    Py_DECREF(known);
-    return read;
-}
-
-/* No two attempts have the same permit: where it is the same before and after, the outcome between is that attempt's. */
-static PyObject *once_face_look(Look *self, PyObject *region) {
-    uint64_t permit = 0;
-    if (look_set_region(self, region, NULL) == 0)
-        permit = load_seq(&self->region->o->permit[0]);
-    return PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(permit);
-}
-
-static PyObject *once_face_know(Look *self, PyObject *args) {
-    unsigned long long before;
+    RegionObject *region = self->region;
     uint64_t attempt;
-    PyObject *outcome;
-    if (!PyArg_ParseTuple(args, "KO", &before, &outcome))
-        return NULL;
-    if (self->region && once_look(self->region->o, false, &attempt) == KEPT &&
-        load_seq(&self->region->o->permit[0]) == before) {
-        Py_INCREF(outcome);
-        Py_XDECREF(self->known);
-        self->known = outcome;
-        self->permit = before;
-    }
-    Py_RETURN_NONE;
+    if (region == NULL || once_look(region->o, false, &attempt) != KEPT || attempt != region->known)
+        return PyObject_CallMethodObjArgs((PyObject *)self, name_run, fn, NULL);
+    PyObject *result = region->result;
+    Py_INCREF(result);
+    PyObject *read = PyObject_CallMethodObjArgs((PyObject *)self, name_read, result, fn, NULL);
+    Py_DECREF(result);
+    return read;
 }
 
 static PyMethodDef once_methods[] = {
     {"run", (PyCFunction)once_face_run, METH_O, "See interlock.Once.run."},
-    {"_look", (PyCFunction)once_face_look, METH_O, "(region): how things stand there; for `_know`."},
-    {"_know", (PyCFunction)once_face_know, METH_VARARGS, "(look, outcome): keep it, if nothing has changed since."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot once_slots[] = {
     {Py_tp_doc, "The fast half of a once."},
     {Py_tp_dealloc, look_dealloc},
-    {Py_tp_traverse, look_traverse},
-    {Py_tp_clear, look_clear},
     {Py_tp_getset, look_members},
     {Py_tp_methods, once_methods},
     {0, NULL},
 };
 
 static PyType_Spec event_spec = {
-    "interlock._native.Event", sizeof(Look), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    event_slots,
+    "interlock._native.Event", sizeof(Look), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, event_slots,
 };
 
 static PyType_Spec once_spec = {
-    "interlock._native.Once", sizeof(Look), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-    once_slots,
+    "interlock._native.Once", sizeof(Look), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, once_slots,
 };
 
 int add_looks(PyObject *module) {

@@ -22,6 +22,8 @@ typedef struct {
     struct object *o;
     size_t size;
     LivesObject *lives;
+    uint64_t known;   /* of a once: the attempt whose */
+    PyObject *result; /* outcome this process has read */
 } RegionObject;
 
 /* The life of this process; 0 with an exception if it was not begun here. */

@@ -1,6 +1,6 @@
 /* Regions: objects of shared memory, as the store in Python uses them. Every method is one step of an algorithm of the
  * core, on behalf of a ticket; `park` is the only one that sleeps, without the interpreter's lock. */
-#include "module.h"
+#include "regions.h"
 
 #include <sys/mman.h>
 
@@ -60,6 +60,7 @@ static PyObject *region_new(PyTypeObject *type, PyObject *args, PyObject *named)
 static void region_dealloc(RegionObject *self) {
     PyTypeObject *type = Py_TYPE((PyObject *)self);
     munmap(self->o, self->size);
+    Py_XDECREF(self->result);
     Py_DECREF(self->lives);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
@@ -261,92 +262,6 @@ static PyObject *region_retire(RegionObject *self, PyObject *unused) {
     return mine ? PyBool_FromLong(admission_retire(self->o, self->lives->table, mine)) : NULL;
 }
 
-/* -- events */
-
-static PyObject *region_set(RegionObject *self, PyObject *flag) {
-    return PyBool_FromLong((flag == Py_True ? event_set : event_clear)(self->o));
-}
-
-static PyObject *region_is_set(RegionObject *self, PyObject *unused) {
-    (void)unused;
-    return PyBool_FromLong(event_is_set(self->o));
-}
-
-/* -- once */
-
-static PyObject *region_settle(RegionObject *self, PyObject *args) {
-    unsigned long long session, serial;
-    int failed, keep;
-    struct place at = {0};
-    if (!PyArg_ParseTuple(args, "KKpp", &session, &serial, &failed, &keep))
-        return NULL;
-    if (!place_find(self->o, session, serial, &at))
-        Py_RETURN_FALSE;
-    admission_recall(self->o, &at);
-    return PyBool_FromLong(once_settle(self->o, &at, !keep ? HANDED : failed ? KEPT_ERROR : KEPT_VALUE) == LEFT);
-}
-
-static PyObject *region_forget(RegionObject *self, PyObject *unused) {
-    (void)unused;
-    return PyLong_FromUnsignedLongLong(once_forget(self->o));
-}
-
-/* The attempt at which a ticket works; 0 if it does not. */
-static PyObject *region_works(RegionObject *self, PyObject *args) {
-    unsigned long long session, serial, attempt = 0;
-    struct place at = {0};
-    if (!PyArg_ParseTuple(args, "KK", &session, &serial))
-        return NULL;
-    if (place_find(self->o, session, serial, &at)) {
-        admission_recall(self->o, &at);
-        attempt = at.held ? load_relaxed(&at.cell->token) : 0;
-    }
-    return PyLong_FromUnsignedLongLong(attempt);
-}
-
-/* The last attempt, the last whose result was handed out, whether the last one's result is kept, and the session of a
- * worker that died since there was a result, or 0. */
-static PyObject *region_attempts(RegionObject *self, PyObject *unused) {
-    (void)unused;
-    uint64_t last, permit = load_seq(&self->o->permit[0]);
-    bool kept = once_look(self->o, false, &last) == KEPT;
-    return Py_BuildValue("KKOK", (unsigned long long)last, (unsigned long long)load_seq(&self->o->handed),
-                         kept ? Py_True : Py_False, permit & LOST ? (unsigned long long)load_seq(&self->o->lost) : 0);
-}
-
-/* -- barriers */
-
-static PyObject *region_join(RegionObject *self, PyObject *args) {
-    unsigned long long session, serial;
-    struct place at;
-    if (!PyArg_ParseTuple(args, "KK", &session, &serial))
-        return NULL;
-    life mine = lives_mine(self->lives);
-    if (mine == 0)
-        return NULL;
-    (void)cells_sweep(self->o, self->lives->table);
-    return PyBool_FromLong(barrier_join(self->o, self->lives->table, mine, session, serial, &at));
-}
-
-static PyObject *region_engage(RegionObject *self, PyObject *args) {
-    unsigned int parties;
-    unsigned long long generations;
-    if (!PyArg_ParseTuple(args, "IK", &parties, &generations))
-        return NULL;
-    return PyBool_FromLong(barrier_engage(self->o, self->lives->table, parties, generations));
-}
-
-static PyObject *region_move(RegionObject *self, PyObject *unused) {
-    (void)unused;
-    return PyLong_FromUnsignedLongLong(barrier_move(self->o));
-}
-
-static PyObject *region_waiting(RegionObject *self, PyObject *unused) {
-    (void)unused;
-    uint32_t parties, arrived = barrier_waiting(self->o, &parties);
-    return Py_BuildValue("II", arrived, parties);
-}
-
 static PyObject *region_get(RegionObject *self, void *which) {
     struct object *o = self->o;
     if (which)
@@ -372,6 +287,8 @@ static PyMethodDef region_methods[] = {
     {"is_set", (PyCFunction)region_is_set, METH_NOARGS, "Whether an event is set."},
     {"settle", (PyCFunction)region_settle, METH_VARARGS, "(session, serial, failed, keep): the work is done."},
     {"works", (PyCFunction)region_works, METH_VARARGS, "(session, serial): the attempt at which it works, or 0."},
+    {"remember", (PyCFunction)region_remember, METH_VARARGS, "(attempt, outcome): what this process has read."},
+    {"recall", (PyCFunction)region_recall, METH_O, "(attempt): the outcome that was remembered, or None."},
     {"forget", (PyCFunction)region_forget, METH_NOARGS, "Drop the result; returns the last attempt without one."},
     {"attempts", (PyCFunction)region_attempts, METH_NOARGS, "Last, last handed out, whether kept, who died."},
     {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},

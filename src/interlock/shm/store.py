@@ -225,15 +225,22 @@ class ShmStore(FileStore):
                 continue
             if state not in ("kept", "owed"):
                 return self._standing(region, state, attempt, op.ticket)
-            result = self._regions.results.read(file_name(name), attempt)
-            if result is not None:
+            outcome = self._outcome_of(region, file_name(name), attempt)
+            if outcome is not None:
                 self._waits.pop(op.ticket, None)
-                return Outcome(*result, then=Leave(op.ticket) if state == "owed" else None)
+                return outcome._replace(then=Leave(op.ticket)) if state == "owed" else outcome
             if state == "owed":
                 region.leave(*ticket, True)  # it was forgotten, or there is a newer one
             elif attempt == missing:
                 raise self._regions.results.missing(file_name(name), attempt)
             missing = attempt
+
+    def _outcome_of(self, region: Any, filed: str, attempt: int) -> Outcome | None:
+        """What an attempt came to; None if that is gone."""
+        outcome: Outcome | None = region.recall(attempt)
+        if outcome is None and (result := self._regions.results.read(filed, attempt)) is not None:
+            region.remember(attempt, outcome := Outcome(*result))
+        return outcome
 
     def _standing(self, region: Any, state: str, attempt: int, ticket: Ticket) -> Outcome:
         if state != WAITING:
