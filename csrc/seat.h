@@ -34,6 +34,7 @@ typedef struct {
     uint32_t forks;
     bool shared; /* it reads */
     bool busy; /* a thread waits with it */
+    bool left; /* its session has given it up: whoever still has it takes another one */
     uint32_t joined, inside; /* at a barrier: parties that this session is, and those of them that are in it */
 } Seat;
 
@@ -48,7 +49,7 @@ static inline bool mine(const Seat *seat) {
     return seat->at.cell && seat->forks == life_forks();
 }
 
-/* Claim a cell; false in a process forked from the seat's own, where Python takes a seat anew. */
+/* Claim a cell; false where Python takes a seat anew: in a process forked from the seat's own, or when it was left. */
 bool sit(Seat *seat);
 
 /* The grant for what the seat has just taken. */

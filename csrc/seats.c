@@ -12,7 +12,7 @@ static PyTypeObject *seat_type;
 
 bool sit(Seat *seat) {
     LivesObject *own = seat->region->lives;
-    if (own->forks != life_forks())
+    if (own->forks != life_forks() || seat->left)
         return false;
     life one = own->mine;
     seat->serial = ++serials;
@@ -159,7 +159,8 @@ static bool rise(Seat *seat) {
 
 static PyObject *seat_rise(Seat *self, PyObject *unused) {
     (void)unused;
-    return PyBool_FromLong(rise(self));
+    self->left = rise(self);
+    return PyBool_FromLong(self->left);
 }
 
 /* Sit at the object that has the name now, unless one cannot rise. */
@@ -211,7 +212,7 @@ static PyMethodDef seat_methods[] = {
     {"release", (PyCFunction)seat_release, METH_O, "(untold): give back what it holds; whether that was still held."},
     {"enter", (PyCFunction)seat_enter, METH_NOARGS, "One more party of this session comes to the barrier."},
     {"leave", (PyCFunction)seat_leave, METH_NOARGS, "It goes."},
-    {"rise", (PyCFunction)seat_rise, METH_NOARGS, "Give the cell back, unless it is in use; whether it was not."},
+    {"rise", (PyCFunction)seat_rise, METH_NOARGS, "Leave for good, unless it is in use; whether it was not."},
     {"move", (PyCFunction)seat_move, METH_O, "(region): sit at the object that has the name now."},
     {"detach", (PyCFunction)seat_detach, METH_NOARGS, "Leave its hold and its ticket to others."},
     {NULL, NULL, 0, NULL},

@@ -254,12 +254,12 @@ async def test_a_fence(url: str) -> None:
         assert [type(error) for error in errors] == [LookupError] * 3
 
 
-USES: dict[str, Callable[[interlock.aio.Session], Coroutine[Any, Any, Any]]] = {
-    "lock": lambda session: session.lock("a").acquire(),
-    "semaphore": lambda session: session.semaphore("a", 1).acquire(),
-    "barrier": lambda session: session.barrier("a", 2).wait(),
-    "event": lambda session: session.event("a").wait(),
-    "once": lambda session: session.once("a", asyncio.Event().wait),
+USES: dict[str, Callable[[interlock.aio.Session, str], Coroutine[Any, Any, Any]]] = {
+    "lock": lambda session, name: session.lock(name).acquire(),
+    "semaphore": lambda session, name: session.semaphore(name, 1).acquire(),
+    "barrier": lambda session, name: session.barrier(name, 2).wait(),
+    "event": lambda session, name: session.event(name).wait(),
+    "once": lambda session, name: session.once(name, asyncio.Event().wait),
 }
 
 
@@ -268,17 +268,17 @@ def test_cancelling_leaves_nothing_behind(url: str, kind: str) -> None:
     """However far a task has come when it is cancelled, nothing of it holds or waits afterwards."""
 
     async def cancelled(steps: int) -> None:
-        place, mark, options = url.partition("?")
-        async with sessions(f"{place}{steps}{mark}{options}", 2) as (one, _):
-            task = asyncio.create_task(USES[kind](one))
+        name = f"after {steps}"
+        async with sessions(url, 2) as (one, _):
+            task = asyncio.create_task(USES[kind](one, name))
             for _ in range(steps):
                 await asyncio.sleep(0)
             if steps == 40:
-                await until(lambda: stands(one, "a"))
+                await until(lambda: stands(one, name))
             task.cancel()
             if isinstance((await asyncio.gather(task, return_exceptions=True))[0], interlock.aio.Grant):
                 return
-            stored = one._session.store.read("a")
+            stored = one._session.store.read(name)
             if stored is not None:
                 machine = interlock.machines.BY_KIND[kind]
                 assert tickets(kind, machine.decode(stored.text)) == []

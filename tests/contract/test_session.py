@@ -49,11 +49,16 @@ def test_closing_gives_everything_back(connect: Connect) -> None:
 def test_a_closed_session_is_lost(connect: Connect) -> None:
     """After `close` the session says so, and whatever needs it fails with `SessionLost`."""
     session = connect()
+    lock, once = session.lock("a"), interlock.Once(session, "d")
+    for _ in range(2):
+        assert once.run(lambda: 1) == 1
+        lock.acquire().release()
     session.lock("a").acquire()
     assert not session.lost
     session.close()
     assert session.lost
-    for use in (session.lock("a").acquire, session.event("b").wait, session.barrier("c", 1).wait):
+    uses = (lock.acquire, session.lock("a").acquire, session.event("b").wait, session.barrier("c", 1).wait)
+    for use in (*uses, lambda: once.run(pytest.fail), lambda: session.once("d", pytest.fail)):
         with pytest.raises(interlock.SessionLost):
             use()
     with pytest.raises(interlock.NotHeld):

@@ -19,7 +19,7 @@ from interlock.abc import Evict, Leave, Ticket
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire
 from interlock.shm.lock import Lock
 from interlock.stores import open_store
-from shm.conftest import Connect
+from shm.conftest import Connect, folder
 
 METHODS = ("fork", "spawn", "forkserver")
 ROOM = 510
@@ -474,3 +474,31 @@ def test_a_ticket_of_a_seat_can_be_asked_for_again(connect: Connect) -> None:
     with lock as grant:
         found = session.store.transact("a", LOCK, Acquire(grant._ticket))
         assert (found.state, found.value[0]) == ("granted", grant.token)
+
+
+def mapped(url: str) -> int:
+    """How many objects of a scope this process has mapped."""
+    with open("/proc/self/maps") as maps:
+        return sum(folder(url).name in line for line in maps)
+
+
+def test_any_number_of_names(connect: Connect, url: str) -> None:
+    """Objects that nobody uses any more are unmapped; what is held stays held, and an old lock can be used again."""
+    session, other = connect(), connect()
+    held = [session.lock(f"held {number}") for number in range(20)]
+    first = session.lock("first")
+    for lock in [*held, first, first]:
+        lock.acquire()
+        if lock is first:
+            lock.release()
+    for number in range(3000):
+        with session.lock(f"lock {number}"):
+            pass
+        session.once(f"once {number}", lambda: 1)
+    assert mapped(url) < 2500
+    with first:
+        assert other.lock("first").try_acquire() is None
+    assert [other.lock(lock.name).try_acquire() for lock in held] == [None] * len(held)
+    for lock in held:
+        lock.release()
+    assert all(other.lock(lock.name).try_acquire() for lock in held)

@@ -17,10 +17,12 @@ from interlock._script import Script
 from interlock.abc import Machine, Outcome, Ticket
 from interlock.machines.admission import Acquire
 from interlock.objects.named import check_timeout, wall_ms
+from interlock.shm.seen import NAMES
 
 if TYPE_CHECKING:
     from interlock.session import Session
 
+SEATS = 256  # after so many more names, seats at objects that are not in use are left
 WAITED_S = 0.05  # how long a ticket has waited in C when it comes here
 
 
@@ -101,10 +103,19 @@ def take_seat(session: Session, name: str, machine: Machine, permits: int, share
     region = session.store.region(name, machine, permits or 1)  # type: ignore[attr-defined]
     seat = session.seats.get((name, shared))
     if seat is None:
+        make_room(session)
         seat = session.seats.setdefault((name, shared), _native.Seat(region, Grant, int(session.id, 16), shared))
     if seat.region is not region:
         seat.move(region)
     return seat
+
+
+def make_room(session: Session) -> None:
+    """Now and then, leave the seats of locks that are free: a session may use any number of names."""
+    if len(session.seats) % SEATS == SEATS - 1:
+        for key, seat in list(session.seats.items()):
+            if NAMES[seat.region.shape[0]] != "barrier" and seat.rise():
+                session.seats.pop(key, None)
 
 
 _GONE = Outcome("gone")

@@ -22,6 +22,7 @@ from interlock.stores._record import invalid
 from interlock.stores._space import Space, file_name, reaching, unusable
 
 FOLDER = "native"
+OBJECTS = 1024  # after so many more, objects that are not in use are unmapped
 _MOST = 2**32 - 1  # permits that the core can be asked for; it takes fewer
 _tables: dict[tuple[int, int], Any] = {}  # lives, by their files: mapped and begun once, until the process ends
 
@@ -128,8 +129,16 @@ class Regions:
         with self._guard:
             known = self._mapped.get(name)
             if region is not None and (known is None or known[0] != number):
+                self._make_room()
                 known = self._mapped[name] = number, region
         return None if known is None else known[1]
+
+    def _make_room(self) -> None:
+        """Now and then, forget objects at which nobody is: a process may use any number of names."""
+        if len(self._mapped) % OBJECTS == OBJECTS - 1:
+            for name, (_, region) in list(self._mapped.items()):
+                if not region.snapshot()[2]:
+                    del self._mapped[name]
 
     def make(
         self, name: str, kind: int, permits: int, unless: Callable[[], None], deadline: float | None = None
