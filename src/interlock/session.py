@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.abc import Evict, Liveness, Machine, Store, Ticket, label_of
 from interlock.errors import InterlockError, NotHeld, SessionLost
 from interlock.holder import Holder
-from interlock.objects import KINDS, Barrier, Event, Fence, Grant, Kinds, Lock, RWLock, Semaphore
+from interlock.objects import Barrier, Event, Fence, Grant, Lock, Once, RWLock, Semaphore
 from interlock.objects.fence import Group
 from interlock.stores import open_store
 from interlock.world import node_name, place, world
@@ -58,7 +58,6 @@ class Session:
         roster: Roster | None = None,
     ) -> None:
         self.store: Store = open_store(url)
-        self._kinds: Kinds = getattr(self.store, "kinds", KINDS)
         self._options: dict[str, Any] = {"rank": rank, "size": size, "note": note, "ttl_s": ttl_s, "roster": roster}
         self._roster = roster
         self.rank, self.size = place(rank, size)
@@ -210,23 +209,23 @@ class Session:
 
     def lock(self, name: str, *, timeout: float | None = None, reentrant: bool = False) -> Lock:
         """The lock of this name; see `interlock.Lock`."""
-        return self._kinds.lock(self, name, timeout=timeout, reentrant=reentrant)
+        return Lock(self, name, timeout=timeout, reentrant=reentrant)
 
     def rwlock(self, name: str, *, timeout: float | None = None) -> RWLock:
         """The reader-writer lock of this name; its write side is the lock of the same name."""
-        return self._kinds.rwlock(self, name, timeout=timeout)
+        return RWLock(self, name, timeout=timeout)
 
     def semaphore(self, name: str, permits: int, *, timeout: float | None = None) -> Semaphore:
         """The semaphore of this name; everybody who uses it must name the same number of permits."""
-        return self._kinds.semaphore(self, name, permits, timeout=timeout)
+        return Semaphore(self, name, permits, timeout=timeout)
 
     def barrier(self, name: str, parties: int | None = None) -> Barrier:
         """The barrier of this name, for `parties` parties, or as many as the session's world has ranks."""
-        return self._kinds.barrier(self, name, parties)
+        return Barrier(self, name, parties)
 
     def event(self, name: str) -> Event:
         """The event of this name."""
-        return self._kinds.event(self, name)
+        return Event(self, name)
 
     def once(
         self,
@@ -238,7 +237,7 @@ class Session:
         takeover: bool = True,
     ) -> Any:
         """The result of `fn`, computed by the first comer; see `interlock.Once`."""
-        return self._kinds.once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
+        return Once(self, name, timeout=timeout, retry=retry, takeover=takeover).run(fn)
 
     def cache(
         self,

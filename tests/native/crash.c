@@ -4,7 +4,8 @@
  *
  * A child does ACT on an object mapped by both, and is killed before its first atomic operation; another one before its
  * second; and so on until one comes to the end. After each death the survivor must get the object, and be told of the
- * death exactly if the child had it. With `stop` the child is stopped first: then it has to keep what it has.
+ * death exactly if the child had it. With `stop` the child is stopped first: then it has to keep what it has. The acts
+ * of a once are in crash_once.c.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -15,24 +16,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "admission.h"
 #include "barrier.h"
+#include "crash.h"
 #include "park.h"
 
-#define SECOND INT64_C(1000000000)
-
-/* What both processes see. */
-struct shared {
-    _Alignas(64) struct lives table;
-    _Alignas(64) unsigned char object[1 << 17];
-    struct place place; /* the child's */
-    _Atomic(int) inside; /* 1 while the child may think that it has the object, 2 as a reader; 3 at its end */
-};
-
-static struct shared *all;
-static struct object *o;
-static long countdown; /* steps until the child ends; 0 in the survivor */
-static int how;
+struct shared *all;
+struct object *o;
+long countdown;
+int how;
 
 void interlock_step(const char *function, int line) {
     (void)function, (void)line;
@@ -40,7 +31,7 @@ void interlock_step(const char *function, int line) {
         kill(getpid(), how);
 }
 
-static void fail(const char *act, long step, const char *what) {
+void fail(const char *act, long step, const char *what) {
     printf("%s, step %ld: %s (row %u, permit %llx, cell %llx)\n", act, step, what, atomic_load(&o->row),
            (unsigned long long)atomic_load(&o->permit[0]),
            all->place.cell ? (unsigned long long)atomic_load(&all->place.cell->word) : 0);
@@ -56,7 +47,7 @@ static enum answer acquire(struct place *at, bool shared, int64_t ns) {
     return answer;
 }
 
-static bool has(const struct place *at) {
+bool has(const struct place *at) {
     for (uint32_t i = 0; i < o->permits; i++)
         if ((atomic_load(&o->permit[i]) & OWNER) == (uint64_t)(at->cell - cells_of(o)) + 1)
             return true;
@@ -117,8 +108,7 @@ static void expect_kept(const char *act, long step) {
     (void)admission_leave(o, &at, true);
 }
 
-/* Until the child sleeps in the row, or has ended before. */
-static pid_t until_asleep(pid_t child, int *status) {
+pid_t until_asleep(pid_t child, int *status) {
     pid_t ended;
     int asleep = 0;
     while ((ended = waitpid(child, status, WUNTRACED | WNOHANG)) == 0 && asleep < 8) {
@@ -251,10 +241,12 @@ int main(int argc, char **argv) {
     o = (struct object *)all->object;
     lives_blank(&all->table);
     life mine = life_begin(&all->table);
-    bool stop = strcmp(argv[1], "stop") == 0, barrier = strcmp(argv[2], "barrier") == 0;
+    const char *act = argv[2];
+    bool stop = strcmp(argv[1], "stop") == 0, barrier = strcmp(act, "barrier") == 0;
+    bool once = strncmp(act, "once ", 5) == 0;
     long step = 1;
-    while (!(barrier ? try_barrier(step, stop, mine) : try_step(argv[2], step, stop, mine)))
+    while (!(barrier ? try_barrier(step, stop, mine) : (once ? try_once : try_step)(act, step, stop, mine)))
         step++;
-    printf("%s: %ld steps\n", argv[2], step - 1);
+    printf("%s: %ld steps\n", act, step - 1);
     return 0;
 }

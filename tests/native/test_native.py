@@ -38,8 +38,11 @@ SEARCHED = (
 ACTS = (
     "life", "claim", "acquire", "read", "wait", "wait to read", "give up", "release", "unread", "leave", "downgrade",
     "retire", "barrier",
+    "once work", "once retry", "once settle value", "once settle error", "once settle handed", "once leave work",
+    "once leave row", "once wait value", "once wait error", "once wait handed", "once wait left", "once forget",
+    "once retire",
 )  # fmt: skip
-OBJECTS = {"lock": 8000, "rwlock": 8000, "semaphore": 8000, "barrier": 500}
+OBJECTS = {"lock": 8000, "rwlock": 8000, "semaphore": 8000, "barrier": 500, "once": 8000}
 
 
 def compiler() -> str | None:

@@ -1,12 +1,13 @@
 /* Threads that hammer the objects, for the sanitizers: what the core orders, they see ordered.
  *
- *     threads lock|rwlock|semaphore|barrier THREADS OPERATIONS
+ *     threads lock|rwlock|semaphore|barrier|once THREADS OPERATIONS
  *
  * The variables that the object guards are plain ones; so a missing order between two holders is a data race, which
  * ThreadSanitizer reports. Every thread is a participant with a cell of its own, under the life of the process.
  */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 
 #include "admission.h"
 #include "barrier.h"
+#include "once.h"
 #include "park.h"
 
 #define PERMITS 2
@@ -25,7 +27,8 @@ static life mine;
 static const char *what;
 static int threads, operations;
 static long guarded[2], slots[MOST], token; /* plain on purpose */
-static _Atomic(int) inside;
+static uint64_t *results;                   /* of a once, by attempt: plain, too */
+static _Atomic(int) inside, told[OWED + 1];
 
 static void check(bool sound, const char *rule) {
     if (!sound) {
@@ -105,6 +108,46 @@ static void meet(int number) {
     }
 }
 
+/* The work of an attempt: it is alone, and its result is there before it says so. Some of it is given up. */
+static enum answer work_once(struct place *at, unsigned i, uint64_t attempt) {
+    static const uint64_t endings[] = {KEPT_VALUE, HANDED, KEPT_ERROR, HANDED};
+    write_once(at);
+    if (i % 2)
+        sched_yield(); /* so that others come meanwhile */
+    if (i % 5 == 2)
+        return once_leave(o, at);
+    results[attempt] = attempt;
+    enum answer answer = once_settle(o, at, endings[i % 4]);
+    if (answer != LEFT || endings[i % 4] != HANDED)
+        return answer;
+    answer = once_turn(o, at, &attempt);
+    check(answer == OWED || answer == KEPT, "a worker is not owed its own result");
+    check(results[attempt] == attempt, "a result was not there");
+    return once_leave(o, at);
+}
+
+/* Some look, some wait for ever, for a moment or not at all, some try again after an error, and some forget. */
+static void use_once(struct place *at, unsigned i) {
+    uint64_t attempt;
+    int64_t until = i % 5 == 1 ? monotonic_ns() + 50000 : INT64_MAX;
+    if (i % 3 == 1)
+        (void)once_forget(o);
+    if (once_look(o, i % 4 == 2, &attempt) == KEPT)
+        check(results[attempt] == attempt, "a result was kept that was not there");
+    enum answer answer = once_claim(o, at, i % 4 == 2, i % 7 != 2, &attempt);
+    while (answer == INTERRUPTED || (answer == WAITING && monotonic_ns() < until))
+        answer = once_wait(o, table, at, until, &attempt);
+    check(answer <= REFUSED || answer == KEPT || answer == OWED, "an answer that cannot be");
+    (void)atomic_fetch_add_explicit(&told[answer], 1, memory_order_relaxed); /* orders nothing */
+    if (answer == KEPT || answer == OWED)
+        check(results[attempt] == attempt, "a result was told that was not there");
+    if (answer == GRANTED)
+        check(work_once(at, i, attempt) == LEFT, "the work was lost");
+    else
+        (void)once_leave(o, at);
+    check(place_claim(o, table, mine, 1, 1, at), "no cell left");
+}
+
 static void *work(void *number) {
     struct place at;
     if (strcmp(what, "barrier") == 0) {
@@ -115,6 +158,8 @@ static void *work(void *number) {
     for (unsigned i = 0; i < (unsigned)operations; i++)
         if (strcmp(what, "semaphore") == 0)
             use_semaphore(&at, i);
+        else if (strcmp(what, "once") == 0)
+            use_once(&at, i + (unsigned)(intptr_t)number);
         else
             use_lock(&at, i + (unsigned)(intptr_t)number, strcmp(what, "rwlock") == 0);
     place_free(&at);
@@ -130,6 +175,8 @@ int main(int argc, char **argv) {
     threads = atoi(argv[2]);
     operations = atoi(argv[3]);
     bool semaphore = strcmp(what, "semaphore") == 0, barrier = strcmp(what, "barrier") == 0;
+    bool once = strcmp(what, "once") == 0;
+    enum kind kind = semaphore ? KIND_SEMAPHORE : barrier ? KIND_BARRIER : once ? KIND_ONCE : KIND_LOCK;
     uint32_t permits = semaphore ? PERMITS : 1;
     size_t room = (sizeof *table + 63) & ~(size_t)63, size = object_size(permits);
     table = aligned_alloc(64, room);
@@ -137,7 +184,8 @@ int main(int argc, char **argv) {
     mine = life_begin(table);
     o = aligned_alloc(64, (size + 63) & ~(size_t)63);
     memset((void *)o, 0, size);
-    object_blank(o, semaphore ? KIND_SEMAPHORE : barrier ? KIND_BARRIER : KIND_LOCK, permits, 1, "hammered", 8);
+    object_blank(o, kind, permits, 1, "hammered", 8);
+    results = calloc((size_t)threads * (size_t)operations + 2, sizeof *results);
     for (int i = 0; barrier && i < threads; i++)
         check(barrier_join(o, table, mine, 1, 1, &at), "no cell left");
     check(!barrier || barrier_engage(o, table, (uint32_t)threads, 0), "not engaged");
@@ -145,6 +193,7 @@ int main(int argc, char **argv) {
         check(pthread_create(&started[i], NULL, work, (void *)i) == 0, "no thread");
     for (int i = 0; i < threads; i++)
         pthread_join(started[i], NULL);
+    check(!once || (once_forget(o) && told[GRANTED] && told[KEPT] && told[OWED]), "some answer never came");
     check(barrier || (o->permits == PERMITS || (load_relaxed(&o->permit[0]) & OWNER) == 0), "not free in the end");
     printf("%s: %d threads, %d operations each\n", what, threads, operations);
     fflush(stdout);

@@ -294,8 +294,6 @@ def _rebuild_lock(
 class RWLock:
     """A lock with a shared and an exclusive side, served in order of arrival, so that neither side starves."""
 
-    _side = Lock
-
     def __init__(self, session: Session, name: str, *, timeout: float | None = None) -> None:
         self._session = session
         self.name = check_name(name)
@@ -309,11 +307,11 @@ class RWLock:
 
     def read(self) -> Lock:
         """The shared side: held by any number of readers at once, and by no writer."""
-        return self._side(self._session, self.name, timeout=self.timeout, shared=True)
+        return Lock(self._session, self.name, timeout=self.timeout, shared=True)
 
     def write(self) -> Lock:
         """The exclusive side: held alone."""
-        return self._side(self._session, self.name, timeout=self.timeout)
+        return Lock(self._session, self.name, timeout=self.timeout)
 
 
 def _rebuild_rwlock(kind: type[RWLock], session: Session, name: str, timeout: float | None) -> RWLock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from interlock._runners import Target, block
 from interlock._script import Report, Script, TimedOut
@@ -58,6 +58,11 @@ class Named:
     """Base of the objects; pickles by session and name."""
 
     machine: Machine
+
+    def __new__(cls, session: Session, *args: Any, **options: Any) -> Self:
+        """One of the class that the session's store has for its own objects of this kind, if it has one."""
+        own: tuple[type[Self], ...] = getattr(session.store, "kinds", ())
+        return super().__new__(next((kind for kind in own if issubclass(kind, cls)), cls))
 
     def __init__(self, session: Session, name: str) -> None:
         self.name = check_name(name)

@@ -37,7 +37,7 @@ class Grant(objects.Grant, _native.Grant):
 
 
 class Lock(_native.Lock, objects.Lock):
-    """`interlock.Lock` in shared memory.
+    """`interlock.Lock` in shared memory; readers write no word that other readers write.
 
     While the lock changes hands quickly, a running process may take it past those who wait; whoever is first in the row
     for a millisecond is overtaken no more. So order of arrival is kept among those who wait, and nobody starves.
@@ -119,12 +119,6 @@ def make_room(session: Session) -> None:
 
 
 _GONE = Outcome("gone")
-
-
-class RWLock(objects.RWLock):
-    """`interlock.RWLock` in shared memory; readers write no word that other readers write."""
-
-    _side = Lock
 
 
 class Semaphore(Lock, objects.Semaphore):

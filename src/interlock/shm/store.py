@@ -33,7 +33,7 @@ from interlock.stores._space import Space, file_name, reaching
 from interlock.stores.file import FileStore
 
 if TYPE_CHECKING:
-    from interlock.objects import Kinds
+    from interlock.objects.named import Named
 
 try:
     from interlock import _native
@@ -68,8 +68,8 @@ class ShmStore(FileStore):
         super().__del__()
 
     @property
-    def kinds(self) -> Kinds:
-        """The classes of the objects in this scope."""
+    def kinds(self) -> tuple[type[Named], ...]:
+        """The classes of objects that are this store's own."""
         from interlock.shm.objects import KINDS
 
         return KINDS
