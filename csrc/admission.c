@@ -1,4 +1,3 @@
-#include "park.h"
 #include "row.h"
 
 #ifndef SPINS
@@ -6,7 +5,6 @@
 #endif
 #define DUE_NS 1000000   /* so long others may overtake the first of the row */
 #define DOZE_NS 50000    /* so long nobody calls a first of the row that was called in vain */
-#define LOOK_NS 20000000  /* between two looks at whether those ahead still live */
 #define LARGEST_BLOCK 16u /* a reader takes at most 2 to the power of this tokens at a time */
 #define LEFT_SHIFT (MODE_SHIFT + 5) /* of a reader's mode: how many tokens of its block are left */
 
@@ -253,27 +251,24 @@ static enum answer look(struct object *o, struct place *at, int times) {
  * finds the permit taken again, dozes: for a while nobody calls it, which would cost those who overtake it more than
  * their turns. It lets them for DUE_NS from when it saw that it is the first. */
 enum answer admission_wait(struct object *o, struct lives *lives, struct place *at, int64_t until) {
-    int64_t looked = monotonic_ns(), due = INT64_MAX;
+    struct patience patience = begin_waiting();
+    int64_t due = INT64_MAX;
     bool called = at->held != 0; /* the readers that it waits for are soon done */
     for (;;) {
         store_seq(&at->cell->wake, 0); /* pairs with cell_wake */
         enum answer answer = look(o, at, called ? SPINS / 3 : 1);
         if (answer != WAITING)
             return answer;
-        int64_t now = monotonic_ns(), next = looked + LOOK_NS;
+        int64_t now = monotonic_ns();
         if (now >= until)
             return WAITING;
+        if (clear_the_way(o, lives, at, &patience, now))
+            continue;
         if (due == INT64_MAX && first_of_row(o) == at->cell)
             due = now + DUE_NS;
         if (now >= due && !(or_seq(&o->row, DUE) & DUE))
             continue; /* whoever was first before may have cleared it after this one had set it */
-        if (now >= looked + LOOK_NS) {
-            looked = now;
-            (void)or_seq(&o->row, ROW);
-            if (admission_sweep(o, lives))
-                continue;
-            next = now + LOOK_NS;
-        }
+        int64_t next = patience.next;
         bool dozes = called && !at->held && now < due;
         if (dozes) {
             store_seq(&at->cell->wake, 1);
@@ -281,7 +276,7 @@ enum answer admission_wait(struct object *o, struct lives *lives, struct place *
         }
         if (now < due && due < next)
             next = due;
-        if (!park(&at->cell->wake, dozes, (until < next ? until : next) - now))
+        if (!life_park(lives, &patience.watch, &at->cell->wake, dozes, (until < next ? until : next) - now))
             return INTERRUPTED;
         called = !dozes && load_seq(&at->cell->wake);
     }

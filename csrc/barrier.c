@@ -8,7 +8,6 @@
 #ifndef YIELDS
 #define YIELDS 50 /* other parties are let run so often before sleeping */
 #endif
-#define LOOK_NS 100000000 /* between two looks at whether the other parties still live */
 
 #define ARRIVAL (UINT64_C(1) << 45)
 #define ROUND(word) (((word) & (ARRIVAL - 1)) >> 1)
@@ -97,31 +96,31 @@ enum meeting barrier_standing(struct object *o, const struct arrival *mine) {
 }
 
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until) {
-    int64_t looked = 0;
     for (int yields = 0; yields < YIELDS; yields++) {
         enum meeting now = barrier_standing(o, mine);
         if (now != LATE)
             return now;
         sched_yield();
     }
-    for (;;) {
+    int64_t now = monotonic_ns(), began = now;
+    for (;; now = monotonic_ns()) {
         enum meeting seen = barrier_standing(o, mine);
         if (seen != LATE)
             return seen;
-        int64_t now = monotonic_ns();
-        if (now >= until || (looked && now - looked >= LOOK_NS)) {
-            if (living(o, lives) < 0) {
-                (void)barrier_move(o);
-                continue;
-            }
-            if (now >= until)
-                return LATE;
-            looked = now;
+        struct watch watch = {0};
+        if (now >= until || now >= began + SOON_NS)
+            cells_watch(o, lives, 1u << MEMBER, &watch);
+        if (watch.over) {
+            (void)barrier_move(o);
+            continue;
         }
-        looked = looked ? looked : now;
-        int64_t next = until < looked + LOOK_NS ? until : looked + LOOK_NS;
+        if (now >= until)
+            return LATE;
+        int64_t next = next_look(began, now, &watch);
         note_sleeper(o, mine->round);
-        if (barrier_standing(o, mine) == LATE && !park(round_of(o), (uint32_t)(AT(mine->round) | HERE), next - now))
+        if (barrier_standing(o, mine) == LATE && !life_park(lives, &watch, round_of(o),
+                                                            (uint32_t)(AT(mine->round) | HERE),
+                                                            (until < next ? until : next) - now))
             return SIGNALLED;
     }
 }

@@ -72,6 +72,19 @@ bool admission_sweep(struct object *o, struct lives *lives) {
     return any;
 }
 
+bool clear_the_way(struct object *o, struct lives *lives, const struct place *at, struct patience *patience,
+                   int64_t now) {
+    bool soon = now < patience->began + SOON_NS;
+    patience->watch = soon ? (struct watch){0} : in_the_way(o, lives, at);
+    patience->next = next_look(patience->began, patience->looked, &patience->watch);
+    if (now < patience->next && !patience->watch.over)
+        return false;
+    patience->looked = now;
+    patience->next = next_look(patience->began, now, &patience->watch);
+    (void)or_seq(&o->row, ROW);
+    return admission_sweep(o, lives);
+}
+
 /* Whoever retires an object takes every permit first, with a cell as others have it: so if it dies amid that, they go
  * back. Nobody comes in then; and once the first permit is CLOSED, nobody ever does. */
 bool admission_retire(struct object *o, struct lives *lives, life mine) {

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "life.h"
 
 #include <errno.h>
@@ -5,6 +6,11 @@
 #include <linux/futex.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "park.h"
 
 #define MAGIC UINT64_C(0x6c6f636b6c697665)
 #define ABI (1u << 16 | (uint32_t)sizeof(pthread_mutex_t))
@@ -28,6 +34,13 @@ static struct {
 
 static uint32_t forks;
 static bool prepared;
+
+/* Whether the kernel lets one sleep on several words, and these are words. */
+#ifdef __GLIBC__
+static bool can_watch = true;
+#else
+static bool can_watch = false;
+#endif
 
 void lives_blank(struct lives *table) {
     memset(table, 0, sizeof *table);
@@ -165,6 +178,64 @@ bool life_over(struct lives *table, life one) {
     if (one == 0 || load_seq(&place->begun) != one >> 10)
         return one != 0; /* its place was given to another one, which is done on this very proof */
     return unheld(place);
+}
+
+void life_watch(struct watch *watch, struct lives *table, life one) {
+    watch->over = watch->over || life_over(table, one);
+    for (uint32_t i = 0; i < watch->count; i++)
+        if (watch->ones[i] == one)
+            return;
+    if (one && watch->count < WATCHED && can_watch)
+        watch->ones[watch->count++] = one;
+    else
+        watch->some = watch->some || one;
+}
+
+/* Where and for what value one sleeps until a life is over: the kernel calls somebody there if it finds the bit. */
+static bool at_its_end(struct lives *table, life one, word32 **word, uint32_t *value) {
+#ifdef __GLIBC__
+    *word = (word32 *)(void *)&table->places[one & INDEX].mutex.__data.__lock;
+    *value = load_seq(*word);
+    while (*value & FUTEX_TID_MASK && !(*value & (FUTEX_OWNER_DIED | FUTEX_WAITERS)))
+        if (cas_seq(*word, value, *value | FUTEX_WAITERS))
+            *value |= FUTEX_WAITERS;
+    return *value & FUTEX_TID_MASK && !life_over(table, one);
+#else
+    (void)table, (void)one, (void)word, (void)value;
+    return false;
+#endif
+}
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+#define WORD_OF_32_BITS 2u
+
+bool life_park(struct lives *table, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns) {
+    struct {
+        uint64_t value, address;
+        uint32_t flags, unused;
+    } list[1 + WATCHED] = {{seen, (uintptr_t)word, WORD_OF_32_BITS, 0}};
+    uint32_t count = 1;
+    for (uint32_t i = 0; i < watch->count && can_watch; i++) {
+        word32 *end;
+        uint32_t value;
+        if (!at_its_end(table, watch->ones[i], &end, &value))
+            return true;
+        list[count].value = value;
+        list[count].address = (uintptr_t)end;
+        list[count++].flags = WORD_OF_32_BITS;
+    }
+    if (count == 1 || ns <= 0)
+        return park(word, seen, ns);
+    int64_t until = monotonic_ns() + ns;
+    struct timespec limit = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
+    if (syscall(SYS_futex_waitv, list, count, 0, &limit, CLOCK_MONOTONIC) >= 0 || errno == EAGAIN || errno == ETIMEDOUT)
+        return true;
+    if (errno == EINTR)
+        return false;
+    can_watch = false;
+    return park(word, seen, ns);
 }
 
 uint32_t life_forks(void) {

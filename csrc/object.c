@@ -104,6 +104,16 @@ bool cells_sweep(struct object *o, struct lives *lives) {
     return any;
 }
 
+void cells_watch(struct object *o, struct lives *lives, uint32_t states, struct watch *watch) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++) {
+        uint64_t word = load_seq(&cells[i].word);
+        if (states >> STATE(word) & 1)
+            life_watch(watch, lives, LIFE(word));
+    }
+}
+
 void cell_wake(struct cell *cell) {
     if (load_seq(&cell->wake) == 0 && swap_seq(&cell->wake, 1) == 0)
         unpark(&cell->wake, 1);

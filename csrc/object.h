@@ -122,6 +122,9 @@ void place_free(const struct place *at);
 void cells_evict(struct object *o, uint64_t session);
 bool cells_sweep(struct object *o, struct lives *lives);
 
+/* Watch the lives of the cells in one of some states, a bit for each. */
+void cells_watch(struct object *o, struct lives *lives, uint32_t states, struct watch *watch);
+
 /* Wake whoever sleeps on a cell, unless it is awake. */
 void cell_wake(struct cell *cell);
 

@@ -1,10 +1,8 @@
 #include "once.h"
 
-#include "park.h"
 #include "row.h"
 
-#define LOOK_NS 20000000 /* between two looks at whether the worker still lives */
-#define RETRY 1u         /* of a cell's mode: an error that came before its claim is no result for it */
+#define RETRY 1u /* of a cell's mode: an error that came before its claim is no result for it */
 
 static void wake_all(struct object *o) {
     struct cell *cells = cells_of(o);
@@ -111,19 +109,17 @@ enum answer once_turn(struct object *o, struct place *at, uint64_t *attempt) {
 }
 
 enum answer once_wait(struct object *o, struct lives *lives, struct place *at, int64_t until, uint64_t *attempt) {
-    int64_t looked = monotonic_ns();
+    struct patience patience = begin_waiting();
     for (;;) {
         store_seq(&at->cell->wake, 0); /* pairs with cell_wake */
         enum answer answer = once_turn(o, at, attempt);
         int64_t now = monotonic_ns();
         if (answer != WAITING || now >= until)
             return answer;
-        if (now >= looked + LOOK_NS) {
-            looked = now;
-            if (admission_sweep(o, lives))
-                continue;
-        }
-        if (!park(&at->cell->wake, 0, (until < looked + LOOK_NS ? until : looked + LOOK_NS) - now))
+        if (clear_the_way(o, lives, at, &patience, now))
+            continue;
+        int64_t next = until < patience.next ? until : patience.next;
+        if (!life_park(lives, &patience.watch, &at->cell->wake, 0, next - now))
             return INTERRUPTED;
     }
 }

@@ -41,6 +41,23 @@ struct cell *first_of_row(struct object *o) {
     return first;
 }
 
+struct watch in_the_way(struct object *o, struct lives *lives, const struct place *at) {
+    struct watch watch = {0};
+    if (at->held) {
+        cells_watch(o, lives, 1u << READS | 1u << LOOKS, &watch);
+        return watch;
+    }
+    for (uint32_t i = 0; i < o->permits && !watch.some; i++) {
+        uint64_t by = owner(load_seq(&o->permit[i]));
+        if (by && by <= o->cells)
+            life_watch(&watch, lives, LIFE(load_seq(&cells_of(o)[by - 1].word)));
+    }
+    struct cell *first = first_of_row(o);
+    if (first && first != at->cell)
+        life_watch(&watch, lives, LIFE(load_seq(&first->word)));
+    return watch;
+}
+
 void call_first(struct object *o) {
     struct cell *first = first_of_row(o);
     while (first == NULL) {
@@ -51,6 +68,7 @@ void call_first(struct object *o) {
         if (first == NULL)
             return;
         (void)or_seq(&o->row, ROW);
+        first = first_of_row(o); /* who came free while the flag was clear has called nobody */
     }
     cell_wake(first);
 }

@@ -3,6 +3,7 @@
 #define INTERLOCK_ROW_H
 
 #include "admission.h"
+#include "park.h"
 
 #define CLOSED (OWNER - 1) /* owns the first permit of a retired object */
 
@@ -40,6 +41,24 @@ bool anybody_waits(struct object *o);
 /* Who waits and came before all others that wait; NULL if nobody waits. Of a once, those whose result is there wait for
  * nobody. */
 struct cell *first_of_row(struct object *o);
+
+/* The lives that a place waits for: the owners of the permits and the first of the row, or readers to go. */
+struct watch in_the_way(struct object *o, struct lives *lives, const struct place *at);
+
+/* How somebody waits: since when, when it last cleared the way, whom it watches, and when to look again. */
+struct patience {
+    int64_t began, looked, next;
+    struct watch watch;
+};
+
+static inline struct patience begin_waiting(void) {
+    int64_t now = monotonic_ns();
+    return (struct patience){.began = now, .looked = now};
+}
+
+/* Before sleeping: see who is in the way, and clear away who is dead; whether anybody was. */
+bool clear_the_way(struct object *o, struct lives *lives, const struct place *at, struct patience *patience,
+                   int64_t now);
 
 /* Somebody left the row, or a permit came free: the first of the row is to look. */
 void call_first(struct object *o);

@@ -183,6 +183,34 @@ void unpark(word32 *word, int most) {
         }
 }
 
+void life_watch(struct watch *watch, struct lives *lives, life one) {
+    watch->over = watch->over || life_over(lives, one);
+    if (one)
+        watch->ones[watch->count++] = one;
+}
+
+bool life_park(struct lives *lives, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns) {
+    parts[current].watches = 0;
+    for (uint32_t i = 0; i < watch->count; i++) {
+        if (life_over(lives, watch->ones[i]))
+            return true;
+        parts[current].watches |= 1u << watch->ones[i];
+    }
+    return park(word, seen, ns);
+}
+
+/* Of those who sleep for its end, too, the kernel wakes one. */
+static void wake_one_for(life dead) {
+    int first = at_random ? (int)draw((uint64_t)count) : 0;
+    for (int i = 0; i < count; i++) {
+        struct participant *one = &parts[(first + i) % count];
+        if (one->parked && !one->dead && one->watches >> dead & 1) {
+            one->parked = NULL;
+            return;
+        }
+    }
+}
+
 int64_t monotonic_ns(void) {
     parts[current].asked = clock_ns;
     if (parts[current].came < 0)
@@ -224,6 +252,7 @@ static void die(void) {
     if (one->inside)
         *(one->reading ? &readers : &writers) -= 1;
     one->inside = false;
+    wake_one_for((life)current + 1);
 }
 
 static void note_token(uint64_t token, bool exclusive) {
@@ -502,6 +531,8 @@ static bool let_time_pass(void) {
         dozes |= parts[i].parked && !parts[i].dead && parts[i].until == least && atomic_load(parts[i].parked) == 1;
     if (!somebody_died && !now_playing->ticks && !dozes)
         fail("a wake-up was lost");
+    if (!now_playing->ticks && least > clock_ns + SOON_NS)
+        fail("a death was not noticed");
     if (++lapses > MOST_LAPSES)
         fail("they wait for ever");
     clock_ns = least > clock_ns ? least : clock_ns;

@@ -32,6 +32,7 @@ struct participant {
     const char *acts;
     bool begun, over, dead, inside, reading, acting, evicted, seated, waited_long;
     word32 *parked;
+    uint32_t watches; /* a bit for each life whose end wakes it */
     int64_t asked, first_since; /* FOREVER: it sleeps as the first of the row, and may not know it yet */
     int64_t until, came;
     uint64_t waits; /* how many acquires it has begun */

@@ -34,6 +34,12 @@ TWINS = (
         "        first = first_of_row(o); /* pairs with stand: who has set ROW before is seen here */\n",
         "",
     ),
+    Twin(
+        "who sets the flag again does not look again",
+        "lock4",
+        "        first = first_of_row(o); /* who came free while the flag was clear has called nobody */\n",
+        "",
+    ),
     Twin("a reader does not look twice", "rwlock", "    if ((permit & mask) == 0) {", "    if (1) {"),
     Twin("a reader that looks is not in the row", "rwlock", "from == WAITS ? LOOKS : READS", "READS"),
     Twin("a reader that leaves wakes no writer", "rwlock", LAST_READER + " /* pairs", " /*"),

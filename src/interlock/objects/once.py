@@ -6,12 +6,13 @@ Layer: an object.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from interlock import results, values
 from interlock._script import Script, TimedOut, conclude, leave, settle, submit
 from interlock.abc import Outcome, Ticket
-from interlock.errors import OwnerDied
+from interlock.errors import OwnerDied, RecordInvalid
 from interlock.machines.once import ONCE, Claim, Fail, Forget, Publish
 from interlock.objects.named import Named, check_timeout
 
@@ -84,9 +85,12 @@ class Once(Named):
 
     def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""
-        record = self._record()
+        record = None
+        with suppress(RecordInvalid):  # it may be the result alone that cannot be read
+            record = self._record()
         self._run(submit(Forget()))
-        results.supersede(self._session.store, self.name, record.attempts + (not record.claims))
+        if record is not None:
+            results.supersede(self._session.store, self.name, record.attempts + (not record.claims))
 
     def _part(self, outcome: Outcome) -> None:
         """Having read a result that is not kept, leave; the last one to do so clears up."""

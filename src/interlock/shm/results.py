@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from interlock.errors import RecordInvalid
-from interlock.stores._record import invalid
+from interlock.stores._record import Damage, blank, invalid, read_line
 from interlock.stores._space import Space, reaching
 
 FOLDER = "results"
@@ -33,30 +33,43 @@ class Results:
             self._space.make_folder(FOLDER, self._space.root)
             self._space.make_folder(os.path.join(FOLDER, filed), self._space.root)
             with self._folder(filed) as folder:
-                self._space.publish(str(attempt), folder, mark + text.encode("utf-8", "surrogatepass"))
+                self._space.publish(str(attempt), folder, blank(mark + text.encode("utf-8", "surrogatepass")))
 
     def read(self, filed: str, attempt: int) -> tuple[str, str] | None:
         """State and text; None if it is gone."""
         with reaching(self._path(filed)), suppress(FileNotFoundError), self._folder(filed) as folder:
-            fd = self._space.open(str(attempt), os.O_RDONLY, folder)
-            with open(fd, "rb") as file:
-                content = file.read()
             try:
-                return _STATES[content[:1]], content[1:].decode("utf-8", "surrogatepass")
-            except (KeyError, ValueError):
+                fd = self._space.open(str(attempt), os.O_RDONLY, folder)
+                with open(fd, "rb") as file:
+                    _, _, line = read_line(None, file.read())
+            except (Damage, RecordInvalid) as error:
+                damage = error.damage if isinstance(error, RecordInvalid) else error
                 path = os.path.join(self._path(filed), str(attempt))
-                raise invalid(path, "it is no result of interlock's") from None
+                raise invalid(path, f"{damage}: forget the result") from None
+            return _STATES[line[:1]], line[1:].decode("utf-8", "surrogatepass")
         return None
 
     def drop(self, filed: str, below: int | None = None) -> None:
-        """Remove the results of attempts before this one, or all of them with their folder."""
-        with reaching(self._path(filed)), suppress(FileNotFoundError), self._folder(filed) as folder:
+        """Remove the results of attempts before this one, or all of them with their folder. What cannot be removed
+        stays: nobody reads it."""
+        with suppress(OSError), self._folder(filed) as folder:
             for name in os.listdir(folder):
                 if below is None or (name.isdecimal() and int(name) < below):
-                    with suppress(FileNotFoundError):
+                    with suppress(OSError):
                         os.unlink(name, dir_fd=folder)
             if below is None:
                 os.rmdir(os.path.join(FOLDER, filed), dir_fd=self._space.root)
+
+    def set_aside(self, filed: str, attempt: int) -> str | None:
+        """Move a file that is no result out of the way; where it is then."""
+        try:
+            self.read(filed, attempt)
+        except RecordInvalid:
+            aside = f".damaged-{filed}-{os.urandom(4).hex()}"
+            with reaching(self._path(filed)), self._folder(filed) as folder:
+                os.rename(str(attempt), aside, src_dir_fd=folder, dst_dir_fd=self._space.root)
+            return os.path.join(self._space.path, aside)
+        return None
 
     def missing(self, filed: str, attempt: int) -> RecordInvalid:
         """The error for a result that is kept, and whose file is gone."""

@@ -47,8 +47,9 @@ def admitted(region: Any) -> admission.Record:
     return admission.Record(counter, permits if semaphore else 0, lost, (*held, *row))
 
 
-def claimed(region: Any, results: Any = lambda attempt: None) -> once.Record:
-    """Who works, who waits for the result, and the result, which `results` finds for an attempt."""
+def claimed(region: Any, results: Any = lambda attempt: ("done", "")) -> once.Record:
+    """Who works, who waits for the result, and the result, which `results` finds for an attempt, unless its text is of
+    no interest. Who was owed a result that was forgotten since is nobody, until it asks again."""
     last, handed, kept, lost = region.attempts()
     rows = sorted(region.snapshot()[2], key=lambda row: (row[0] != "x", row[1]))
     stand = [(_ticket(session, serial), token) for part, _, session, serial, token, *_ in rows if part in "xw"]
@@ -56,12 +57,11 @@ def claimed(region: Any, results: Any = lambda attempt: None) -> once.Record:
     working = rows[:1] and rows[0][0] == "x"
     owed = tuple(ticket for ticket, token in stand[bool(working) :] if token <= handed)
     result = results(last if kept else handed) if kept or owed else None
+    claims = tuple(ticket for ticket, _ in stand if ticket not in owed)
     if result is None:
-        return record._replace(claims=tuple(ticket for ticket, _ in stand))
+        return record._replace(claims=claims)
     record = record._replace(**{"value" if result[0] == "done" else "error": result[1]})
-    if kept:
-        return record
-    return record._replace(owed=owed, claims=tuple(ticket for ticket, _ in stand if ticket not in owed))
+    return record if kept else record._replace(owed=owed, claims=claims)
 
 
 def stored(name: str, region: Any, results: Any) -> Stored:

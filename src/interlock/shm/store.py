@@ -43,7 +43,7 @@ except ImportError:
 
 WHOLE = ("lock", "semaphore", "event", "once")  # kinds that are kept in the core alone, and have no record
 PLACE = "/dev/shm"
-REPOLL_S = 0.1  # at most so long until a waiter looks whether those ahead of it still live
+REPOLL_S = 1.0  # at most so long until a waiter asks how the sessions ahead of it are; the core sees deaths itself
 
 
 class ShmStore(FileStore):
@@ -203,11 +203,11 @@ class ShmStore(FileStore):
         self._waits.pop(op.ticket, None)
         if isinstance(op, Leave):
             left = region.leave(*ticket, True)[0]
-            return Outcome(left, left == "left" and ONCE.idle(claimed(region)))
+            return Outcome(left, ONCE.idle(claimed(region)) if left == "left" else None)
         text, state = (op.value, "done") if isinstance(op, Publish) else (op.error, "failed")
-        if len(text) > LIMIT_BYTES:
-            return Outcome("limit", LIMIT_BYTES)
         attempt = region.works(*ticket)
+        if attempt and len(text) > LIMIT_BYTES:
+            return Outcome("limit", LIMIT_BYTES)
         if attempt:
             self._regions.results.write(filed, attempt, state, text)
         if not attempt or not region.settle(*ticket, state == "failed", op.keep):
@@ -225,19 +225,20 @@ class ShmStore(FileStore):
                 continue
             if state not in ("kept", "owed"):
                 return self._standing(region, state, attempt, op.ticket)
-            outcome = self._outcome_of(region, file_name(name), attempt)
+            outcome = self._outcome_of(region, file_name(name), attempt, state == "kept")
             if outcome is not None:
                 self._waits.pop(op.ticket, None)
                 return outcome._replace(then=Leave(op.ticket)) if state == "owed" else outcome
-            if state == "owed":
-                region.leave(*ticket, True)  # it was forgotten, or there is a newer one
-            elif attempt == missing:
+            if attempt != missing:
+                missing = attempt  # there may be a newer one
+            elif state == "kept":
                 raise self._regions.results.missing(file_name(name), attempt)
-            missing = attempt
+            else:
+                region.leave(*ticket, True)  # it was forgotten
 
-    def _outcome_of(self, region: Any, filed: str, attempt: int) -> Outcome | None:
-        """What an attempt came to; None if that is gone."""
-        outcome: Outcome | None = region.recall(attempt)
+    def _outcome_of(self, region: Any, filed: str, attempt: int, kept: bool) -> Outcome | None:
+        """What an attempt came to; None if that is gone. Of what is not kept the file alone tells whether it is."""
+        outcome: Outcome | None = region.recall(attempt) if kept else None
         if outcome is None and (result := self._regions.results.read(filed, attempt)) is not None:
             region.remember(attempt, outcome := Outcome(*result))
         return outcome
@@ -304,13 +305,19 @@ class ShmStore(FileStore):
             if isinstance(region, RecordInvalid):
                 yield region
             elif NAMES[region.shape[0]] in WHOLE and region.name.startswith(as_bytes(prefix)):
-                yield self._stored(region.name.decode("utf-8", "surrogatepass"), region)
+                yield self._looked_at(region.name.decode("utf-8", "surrogatepass"), region)
 
     def read(self, name: str) -> Stored | None:
         region = self._find(name)
         if region is not None and NAMES[region.shape[0]] in WHOLE:
             return self._stored(name, region)
         return super().read(name)
+
+    def _looked_at(self, name: str, region: Any) -> Stored | RecordInvalid:
+        try:
+            return self._stored(name, region)
+        except RecordInvalid as error:  # its result cannot be read
+            return error
 
     def _stored(self, name: str, region: Any) -> Stored:
         return stored(name, region, functools.partial(self._regions.results.read, file_name(name)))
@@ -325,9 +332,15 @@ class ShmStore(FileStore):
 
     def discard(self, name: str, unreadable: str | None = None) -> str | None:
         try:
-            self._find(name)
+            region = self._find(name)
         except RecordInvalid:
             return self._regions.set_aside(name)
+        if region is not None and NAMES[region.shape[0]] == "once":
+            last, handed, kept, _ = region.attempts()
+            aside = self._regions.results.set_aside(file_name(name), last if kept else handed)
+            if aside is not None:
+                region.forget()
+            return aside
         return super().discard(name, unreadable)
 
 
