@@ -137,12 +137,10 @@ bool admission_take(struct object *o, struct place *at, bool shared) {
 /* Stand in the row: first there, then announced. So call_first, which clears the announcement, sees the one or is seen
  * by the other. */
 static void stand(struct object *o, struct place *at, bool shared) {
-    store_relaxed(&at->cell->arrival, add_seq(&o->arrivals, 1) + 1);
-    store_relaxed(&at->cell->since, wall_ms());
     set_mode(at, SHARED, shared);
     if (shared)
         announce_readers(o);
-    (void)place_turn(at, IDLE, WAITS);
+    (void)take_position(o, at);
     (void)or_seq(&o->row, ROW);
 }
 
@@ -262,7 +260,7 @@ enum answer admission_wait(struct object *o, struct lives *lives, struct place *
         int64_t now = monotonic_ns();
         if (now >= until)
             return WAITING;
-        if (clear_the_way(o, lives, at, &patience, now))
+        if (clear_the_way(o, lives, &patience, now))
             continue;
         if (due == INT64_MAX && first_of_row(o) == at->cell)
             due = now + DUE_NS;
@@ -276,7 +274,8 @@ enum answer admission_wait(struct object *o, struct lives *lives, struct place *
         }
         if (now < due && due < next)
             next = due;
-        if (!life_park(lives, &patience.watch, &at->cell->wake, dozes, (until < next ? until : next) - now))
+        next = until < next ? until : next;
+        if (!nap(o, lives, &patience, at, dozes, next - now))
             return INTERRUPTED;
         called = !dozes && load_seq(&at->cell->wake);
     }

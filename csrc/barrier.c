@@ -8,6 +8,7 @@
 #ifndef YIELDS
 #define YIELDS 50 /* other parties are let run so often before sleeping */
 #endif
+#define LOOK_NS 100000000 /* between two looks at whether the other parties still live, if the kernel does not tell */
 
 #define ARRIVAL (UINT64_C(1) << 45)
 #define ROUND(word) (((word) & (ARRIVAL - 1)) >> 1)
@@ -116,12 +117,16 @@ enum meeting barrier_wait(struct object *o, struct lives *lives, const struct ar
         }
         if (now >= until)
             return LATE;
-        int64_t next = next_look(began, now, &watch);
+        int64_t next = next_look(began, now, LOOK_NS, &watch);
         note_sleeper(o, mine->round);
-        if (barrier_standing(o, mine) == LATE && !life_park(lives, &watch, round_of(o),
-                                                            (uint32_t)(AT(mine->round) | HERE),
-                                                            (until < next ? until : next) - now))
-            return SIGNALLED;
+        if (barrier_standing(o, mine) != LATE)
+            continue;
+        next = until < next ? until : next;
+        enum nap end = life_park(lives, &watch, round_of(o), (uint32_t)(AT(mine->round) | HERE), next - now);
+        if (end == ENDED)
+            unpark(round_of(o), INT_MAX); /* whoever died may have had to */
+        if (end == SIGNALLED)
+            return STOPPED;
     }
 }
 

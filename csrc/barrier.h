@@ -17,7 +17,7 @@
 
 #define HERE UINT64_C(1)
 
-enum meeting { PASSED, MOVED, LATE, SIGNALLED };
+enum meeting { PASSED, MOVED, LATE, STOPPED };
 
 /* Become one of the parties; the cell stays theirs until they leave the barrier for good. */
 bool barrier_join(struct object *o, struct lives *lives, life mine, uint64_t session, uint64_t serial,
@@ -44,7 +44,7 @@ enum meeting barrier_arrive(struct object *o, struct lives *lives, uint32_t part
 /* How one's arrival stands now: PASSED, MOVED or LATE. */
 enum meeting barrier_standing(struct object *o, const struct arrival *mine);
 
-/* Wait for the others until a moment of the monotonic clock. LATE and SIGNALLED leave the arrival standing: go on
+/* Wait for the others until a moment of the monotonic clock. LATE and STOPPED leave the arrival standing: go on
  * waiting, or move. */
 enum meeting barrier_wait(struct object *o, struct lives *lives, const struct arrival *mine, int64_t until);
 

@@ -1,6 +1,8 @@
 /* Clearing away: what the dead and the evicted have at an object, and the object itself when nobody uses it. */
 #include "row.h"
 
+#define LOOK_NS 20000000 /* between two looks at whether those in the way still live, if the kernel does not tell */
+
 uint64_t admission_token(struct object *o) {
     return o->permits == 1 ? attempt_of(o, load_relaxed(&o->permit[0])) : load_relaxed(&o->counter);
 }
@@ -72,17 +74,26 @@ bool admission_sweep(struct object *o, struct lives *lives) {
     return any;
 }
 
-bool clear_the_way(struct object *o, struct lives *lives, const struct place *at, struct patience *patience,
-                   int64_t now) {
-    bool soon = now < patience->began + SOON_NS;
-    patience->watch = soon ? (struct watch){0} : in_the_way(o, lives, at);
-    patience->next = next_look(patience->began, patience->looked, &patience->watch);
+bool clear_the_way(struct object *o, struct lives *lives, struct patience *patience, int64_t now) {
+    patience->watch = (struct watch){0};
+    patience->watches = now >= patience->began + SOON_NS;
+    if (patience->watches)
+        cells_watch(o, lives, ~(1u << FREE), &patience->watch);
+    patience->next = next_look(patience->began, patience->looked, LOOK_NS, &patience->watch);
     if (now < patience->next && !patience->watch.over)
         return false;
     patience->looked = now;
-    patience->next = next_look(patience->began, now, &patience->watch);
+    patience->next = next_look(patience->began, now, LOOK_NS, &patience->watch);
     (void)or_seq(&o->row, ROW);
     return admission_sweep(o, lives);
+}
+
+bool nap(struct object *o, struct lives *lives, const struct patience *patience, const struct place *at, uint32_t seen,
+         int64_t ns) {
+    enum nap end = life_park(lives, &patience->watch, &at->cell->wake, seen, ns);
+    if (end == ENDED && !admission_sweep(o, lives))
+        call_first(o);
+    return end != SIGNALLED;
 }
 
 /* Whoever retires an object takes every permit first, with a cell as others have it: so if it dies amid that, they go
@@ -105,7 +116,7 @@ bool admission_retire(struct object *o, struct lives *lives, life mine) {
         idle = cas_seq(&o->permit[0], &first, (first & ~OWNER) | CLOSED);
     else
         (void)free_permits(o, at.cell, at.base | RETIRES, RETIRES);
-    place_free(&at);
     call_first(o); /* who came meanwhile looks again */
+    place_free(&at);
     return idle;
 }

@@ -211,7 +211,7 @@ static bool at_its_end(struct lives *table, life one, word32 **word, uint32_t *v
 #endif
 #define WORD_OF_32_BITS 2u
 
-bool life_park(struct lives *table, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns) {
+enum nap life_park(struct lives *table, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns) {
     struct {
         uint64_t value, address;
         uint32_t flags, unused;
@@ -221,21 +221,22 @@ bool life_park(struct lives *table, const struct watch *watch, word32 *word, uin
         word32 *end;
         uint32_t value;
         if (!at_its_end(table, watch->ones[i], &end, &value))
-            return true;
+            return ENDED;
         list[count].value = value;
         list[count].address = (uintptr_t)end;
         list[count++].flags = WORD_OF_32_BITS;
     }
     if (count == 1 || ns <= 0)
-        return park(word, seen, ns);
+        return park(word, seen, ns) ? WOKEN : SIGNALLED;
     int64_t until = monotonic_ns() + ns;
     struct timespec limit = {.tv_sec = until / 1000000000, .tv_nsec = until % 1000000000};
-    if (syscall(SYS_futex_waitv, list, count, 0, &limit, CLOCK_MONOTONIC) >= 0 || errno == EAGAIN || errno == ETIMEDOUT)
-        return true;
+    long which = syscall(SYS_futex_waitv, list, count, 0, &limit, CLOCK_MONOTONIC);
+    if (which >= 0 || errno == EAGAIN || errno == ETIMEDOUT)
+        return which > 0 ? ENDED : WOKEN;
     if (errno == EINTR)
-        return false;
+        return SIGNALLED;
     can_watch = false;
-    return park(word, seen, ns);
+    return WOKEN;
 }
 
 uint32_t life_forks(void) {

@@ -45,7 +45,7 @@ life life_begin(struct lives *table);
 bool life_over(struct lives *table, life one);
 
 /* Lives that somebody waits for. */
-#define WATCHED 16
+#define WATCHED 64
 
 struct watch {
     uint32_t count;
@@ -60,18 +60,20 @@ void life_watch(struct watch *watch, struct lives *table, life one);
 /* Who waits watches nobody for SOON_NS, because most waits are short; then it looks now and then for itself, too: seldom
  * if the kernel tells it of deaths. */
 #define SOON_NS 2000000
-#define LOOK_NS 20000000
-#define SELDOM_NS 100000000
+#define SELDOM_NS INT64_C(1000000000)
 
-static inline int64_t next_look(int64_t began, int64_t looked, const struct watch *watch) {
+static inline int64_t next_look(int64_t began, int64_t looked, int64_t often_ns, const struct watch *watch) {
     if (looked < began + SOON_NS)
         return began + SOON_NS;
-    return looked + (watch->some || watch->count == 0 ? LOOK_NS : SELDOM_NS);
+    return looked + (watch->some || watch->count == 0 ? often_ns : SELDOM_NS);
 }
+
+/* How a sleep ended: by a call or in time, with one of the lives, or by a signal. */
+enum nap { WOKEN, ENDED, SIGNALLED };
 
 /* Sleep like `park`, but no longer than all of these lives last; where the kernel cannot do that, it is `park`. Of those
  * who sleep so, the kernel wakes one. */
-bool life_park(struct lives *table, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns);
+enum nap life_park(struct lives *table, const struct watch *watch, word32 *word, uint32_t seen, int64_t ns);
 
 /* How often this process was forked from one that used the core: what was begun before is not this process's. */
 uint32_t life_forks(void);

@@ -62,17 +62,17 @@ static PyObject *barrier_face_wait(Face *self, PyObject *const *args, Py_ssize_t
             Py_BEGIN_ALLOW_THREADS
             seen = barrier_wait(o, lives, &mine, until);
             Py_END_ALLOW_THREADS
-        } while (seen == SIGNALLED && PyErr_CheckSignals() == 0);
+        } while (seen == STOPPED && PyErr_CheckSignals() == 0);
     }
     /* The arrival is taken back before any Python runs, which may raise at once; unless the round has passed. */
-    bool over = (seen == LATE || seen == SIGNALLED) && barrier_move(o) != mine.round;
+    bool over = (seen == LATE || seen == STOPPED) && barrier_move(o) != mine.round;
     seat->inside -= seat->inside > 0;
     Py_DECREF((PyObject *)seat);
     if (seen == PASSED || (seen == LATE && over))
         return passed(&mine);
-    if (seen == SIGNALLED && over)
+    if (seen == STOPPED && over)
         return NULL;
-    if (seen == SIGNALLED) {
+    if (seen == STOPPED) {
         PyObject *type, *error, *trace;
         PyErr_Fetch(&type, &error, &trace);
         PyObject *told = PyObject_CallMethodObjArgs((PyObject *)self, name_break_off, type, NULL);

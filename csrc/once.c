@@ -4,22 +4,14 @@
 
 #define RETRY 1u /* of a cell's mode: an error that came before its claim is no result for it */
 
-static void wake_all(struct object *o) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++)
-        if (STATE(load_seq(&cells[i].word)) == WAITS)
-            cell_wake(&cells[i]);
-}
-
 /* Bring to its end what a worker began, who may have died since. The attempt is noted before anybody can work again: so
  * whoever sees that nobody works also sees whose result was handed out. */
 static void hand_out(struct object *o, uint64_t permit) {
     uint64_t attempt = attempt_of(o, permit), noted = load_seq(&o->handed);
     while (noted < attempt && !cas_seq(&o->handed, &noted, attempt)) {
     }
-    if (cas_seq(&o->permit[0], &permit, permit & ~OWNER))
-        wake_all(o);
+    (void)cas_seq(&o->permit[0], &permit, permit & ~OWNER);
+    call_everybody(o); /* whoever was faster may be dead */
 }
 
 /* The permit while nothing is being handed out. */
@@ -56,10 +48,8 @@ enum answer once_claim(struct object *o, struct place *at, bool retry, bool wait
     if (kept(permit, retry))
         return KEPT;
     store_relaxed(&at->cell->token, *attempt + !works);
-    store_relaxed(&at->cell->arrival, add_seq(&o->arrivals, 1) + 1);
-    store_relaxed(&at->cell->since, wall_ms());
     store_relaxed(&at->cell->mode, retry ? RETRY : 0);
-    if (!place_turn(at, IDLE, WAITS))
+    if (!take_position(o, at))
         return gone(o, at);
     enum answer answer = once_turn(o, at, attempt);
     if (answer != WAITING || wait)
@@ -114,12 +104,14 @@ enum answer once_wait(struct object *o, struct lives *lives, struct place *at, i
         store_seq(&at->cell->wake, 0); /* pairs with cell_wake */
         enum answer answer = once_turn(o, at, attempt);
         int64_t now = monotonic_ns();
+        if ((answer == KEPT || answer == OWED) && patience.watches)
+            call_everybody(o); /* who settled it may have died amid that */
         if (answer != WAITING || now >= until)
             return answer;
-        if (clear_the_way(o, lives, at, &patience, now))
+        if (clear_the_way(o, lives, &patience, now))
             continue;
         int64_t next = until < patience.next ? until : patience.next;
-        if (!life_park(lives, &patience.watch, &at->cell->wake, 0, next - now))
+        if (!nap(o, lives, &patience, at, 0, next - now))
             return INTERRUPTED;
     }
 }
@@ -133,7 +125,7 @@ enum answer once_settle(struct object *o, struct place *at, uint64_t ending) {
         (void)place_turn(at, IDLE, WAITS); /* it is owed its own result, too */
         hand_out(o, ended);
     } else {
-        wake_all(o);
+        call_everybody(o);
         place_free(at);
     }
     return LEFT;
@@ -143,9 +135,9 @@ enum answer once_leave(struct object *o, struct place *at) {
     uint64_t word = load_seq(&at->cell->word), held = at->held;
     at->held = 0;
     bool stood = place_turn(at, WAITS, IDLE), worked = held && give_back(o, 0, held, held & LOST);
-    place_free(at);
     if (stood || worked)
-        call_first(o);
+        call_first(o); /* with a cell still: if it dies amid this, others are told */
+    place_free(at);
     return (word & ~UINT64_C(15)) == at->base && (stood || worked) ? LEFT : GONE;
 }
 

@@ -41,23 +41,6 @@ struct cell *first_of_row(struct object *o) {
     return first;
 }
 
-struct watch in_the_way(struct object *o, struct lives *lives, const struct place *at) {
-    struct watch watch = {0};
-    if (at->held) {
-        cells_watch(o, lives, 1u << READS | 1u << LOOKS, &watch);
-        return watch;
-    }
-    for (uint32_t i = 0; i < o->permits && !watch.some; i++) {
-        uint64_t by = owner(load_seq(&o->permit[i]));
-        if (by && by <= o->cells)
-            life_watch(&watch, lives, LIFE(load_seq(&cells_of(o)[by - 1].word)));
-    }
-    struct cell *first = first_of_row(o);
-    if (first && first != at->cell)
-        life_watch(&watch, lives, LIFE(load_seq(&first->word)));
-    return watch;
-}
-
 void call_first(struct object *o) {
     struct cell *first = first_of_row(o);
     while (first == NULL) {
@@ -71,6 +54,23 @@ void call_first(struct object *o) {
         first = first_of_row(o); /* who came free while the flag was clear has called nobody */
     }
     cell_wake(first);
+}
+
+void call_everybody(struct object *o) {
+    struct cell *cells = cells_of(o);
+    uint32_t used = load_seq(&o->used);
+    for (uint32_t i = 0; i < used; i++)
+        if (waits(STATE(load_seq(&cells[i].word))))
+            cell_wake(&cells[i]);
+}
+
+bool take_position(struct object *o, struct place *at) {
+    uint64_t arrival = add_seq(&o->arrivals, 1) + 1;
+    store_relaxed(&at->cell->arrival, arrival);
+    store_relaxed(&at->cell->since, wall_ms());
+    if (!place_turn(at, IDLE, WAITS))
+        return false;
+    return true;
 }
 
 void call_owner(struct object *o, uint64_t permit) {

@@ -42,12 +42,10 @@ bool anybody_waits(struct object *o);
  * nobody. */
 struct cell *first_of_row(struct object *o);
 
-/* The lives that a place waits for: the owners of the permits and the first of the row, or readers to go. */
-struct watch in_the_way(struct object *o, struct lives *lives, const struct place *at);
-
 /* How somebody waits: since when, when it last cleared the way, whom it watches, and when to look again. */
 struct patience {
     int64_t began, looked, next;
+    bool watches;
     struct watch watch;
 };
 
@@ -56,12 +54,23 @@ static inline struct patience begin_waiting(void) {
     return (struct patience){.began = now, .looked = now};
 }
 
-/* Before sleeping: see who is in the way, and clear away who is dead; whether anybody was. */
-bool clear_the_way(struct object *o, struct lives *lives, const struct place *at, struct patience *patience,
-                   int64_t now);
+/* Before sleeping: clear away who is dead; whether anybody was. Watched is everybody who has a cell here: who has what one
+ * waits for, who stands ahead, who is to call. */
+bool clear_the_way(struct object *o, struct lives *lives, struct patience *patience, int64_t now);
+
+/* Sleep until called, at most so long; false if a signal ended that. The one whom the kernel tells of a death clears it
+ * away, and calls whom the dead one had to call. */
+bool nap(struct object *o, struct lives *lives, const struct patience *patience, const struct place *at, uint32_t seen,
+         int64_t ns);
 
 /* Somebody left the row, or a permit came free: the first of the row is to look. */
 void call_first(struct object *o);
+
+/* Everybody in the row is to look. */
+void call_everybody(struct object *o);
+
+/* Stand in the row, at its end: false if the cell is not one's own any more. */
+bool take_position(struct object *o, struct place *at);
 
 /* A writer that drains waits for the last reader. */
 void call_owner(struct object *o, uint64_t permit);

@@ -30,7 +30,7 @@ struct participant {
     jmp_buf at;
     char *stack;
     const char *acts;
-    bool begun, over, dead, inside, reading, acting, evicted, seated, waited_long;
+    bool begun, over, dead, ended, inside, reading, acting, evicted, seated, waited_long;
     word32 *parked;
     uint32_t watches; /* a bit for each life whose end wakes it */
     int64_t asked, first_since; /* FOREVER: it sleeps as the first of the row, and may not know it yet */
@@ -45,6 +45,19 @@ extern struct lives *table;
 extern int count, current;
 extern int64_t clock_ns;
 extern bool closed, must_tell, may_tell, forced;
+
+/* The choices of this run: whether they are drawn. */
+extern bool at_random;
+uint64_t draw(uint64_t below);
+
+/* Let somebody else go on. */
+void leave_coroutine(void);
+
+/* How long somebody who begins to sleep has known that it is the first of the row. */
+int64_t first_for(int who);
+
+/* Of those who sleep for the end of a life, too, the kernel wakes one. */
+void wake_one_for(life dead);
 
 /* A rule is broken: print how it came to that, and end. */
 void fail(const char *format, ...);

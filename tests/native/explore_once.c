@@ -15,13 +15,16 @@
 
 /* Of each attempt: what it is to become, and whether that was told to its worker. */
 static uint64_t becomes[ATTEMPTS];
-static bool told[ATTEMPTS];
+static bool told[ATTEMPTS], missed[ATTEMPTS];
+static uint64_t owed[MOST]; /* the attempt at whose end somebody stood in the row, if that is to be handed out */
 static int working, lost, forgets, forgetting;
 static uint64_t last_attempt, last_handed, last_dropped, last_failed, kept_value;
 
 void once_begin(void) {
     memset(becomes, 0, sizeof becomes);
     memset(told, 0, sizeof told);
+    memset(missed, 0, sizeof missed);
+    memset(owed, 0, sizeof owed);
     working = forgets = forgetting = 0;
     lost = -1;
     last_attempt = last_handed = last_dropped = last_failed = kept_value = 0;
@@ -70,6 +73,9 @@ static void begin_work(struct participant *one, uint64_t attempt) {
     if (attempt - FLOOR <= last_attempt)
         fail("attempt %llu came after %llu", (unsigned long long)(attempt - FLOOR), (unsigned long long)last_attempt);
     last_attempt = attempt - FLOOR;
+    missed[owed[current]] = true;
+    if (owed[current] && told[owed[current]])
+        fail("%d works, though attempt %llu is owed to it", current, (unsigned long long)owed[current]);
     bool news = one->place.held & LOST;
     if (news && !may_tell)
         fail("%d was told of a death that was none", current);
@@ -86,11 +92,16 @@ static void settle(struct participant *one, uint64_t attempt, uint64_t ending) {
     int before = forgets - (forgetting > 0); /* what is forgotten amid this may be its own */
     end_work(one);
     becomes[which] = ending;
+    for (int i = 0; i < count && ending == HANDED; i++)
+        if (parts[i].seated && STATE(atomic_load(&parts[i].place.cell->word)) == WAITS)
+            owed[i] = which;
     must_tell = must_tell && !news; /* it may die having told all */
     if (once_settle(o, &one->place, ending) == LEFT) {
         told[which] = true;
         if (news)
             may_tell = forced;
+        if (ending == HANDED && missed[which])
+            fail("attempt %llu was owed to somebody who works", (unsigned long long)which);
         if (ending == HANDED)
             last_handed = which > last_handed ? which : last_handed;
         if (ending == KEPT_ERROR)
@@ -125,6 +136,7 @@ static void work(struct participant *one, uint64_t attempt, uint64_t ending) {
 static bool take_part(struct participant *one, uint64_t ending, bool retry, bool wait, int64_t until, bool stays) {
     struct claim before = {last_handed, last_dropped, last_failed};
     uint64_t attempt = 0;
+    owed[current] = 0;
     sit(one);
     enum answer answer = once_claim(o, &one->place, retry, wait, &attempt);
     while (answer == INTERRUPTED || (answer == WAITING && clock_ns < until))

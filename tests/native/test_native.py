@@ -29,7 +29,7 @@ SCENARIOS = (
     "barrier", "moved", "barrier-late", "barrier-crash", "crash", "rwcrash", "semaphore-crash", "sweepers", "news",
     "evict", "evict-semaphore", "evict-crash", "retire", "retire-semaphore", "retire-crash",
     "once", "once-handed", "once-retry", "once-forget", "once-late", "once-owed", "once-given-up", "once-crash",
-    "once-evict", "once-retire",
+    "once-evict", "once-retire", "crash-late", "semaphore-crash-late", "barrier-crash-late", "once-crash-late",
 )  # fmt: skip
 SEARCHED = (
     "lock2", "lock3", "rwlock4", "downgrade", "crash", "sweepers", "barrier", "moved", "retire-crash",
@@ -108,8 +108,8 @@ def crasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_random_schedules(explorer: Path) -> None:
-    """Ten thousand schedules of each scenario keep the rules: exclusion, tokens, news, order, no wake-up lost."""
-    run_all([[explorer, "random", scenario, 1, 10_000] for scenario in SCENARIOS])
+    """Fifty thousand schedules of each scenario keep the rules: exclusion, tokens, news, order, no wake-up lost."""
+    run_all([[explorer, "random", scenario, 1, 50_000] for scenario in SCENARIOS])
 
 
 def test_every_schedule_with_two_preemptions(explorer: Path) -> None:
@@ -132,7 +132,7 @@ def explore(twin: Twin, sound: Path, into: Path) -> str:
     source.write_text(texts[found[0]].replace(twin.sound, twin.broken))
     others = [each for each in sound.parent.glob("*.o") if each.stem != found[0]]
     broken = compile_(source, into / f"{twin.name}.o", *EXPLORER, "-w")
-    done = run([link([broken, *others], into / twin.name), "random", twin.scenario, 1, 200_000])
+    done = run([link([broken, *others], into / twin.name), "random", twin.scenario, 1, 1_000_000])
     return "" if done.returncode == 1 else f"{twin.name}: {done.stdout}"
 
 

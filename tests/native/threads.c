@@ -96,13 +96,13 @@ static void meet(int number) {
     for (int i = 0; i < operations; i++) {
         slots[number] = i;
         enum meeting seen = barrier_arrive(o, table, (uint32_t)threads, &own);
-        while (seen == LATE || seen == SIGNALLED)
+        while (seen == LATE || seen == STOPPED)
             seen = barrier_wait(o, table, &own, INT64_MAX);
         check(seen == PASSED && own.round == (uint64_t)i * 2, "a round went wrong");
         for (int other = 0; other < threads; other++)
             check(slots[other] == i, "a party passed before another one came");
         seen = barrier_arrive(o, table, (uint32_t)threads, &own);
-        while (seen == LATE || seen == SIGNALLED)
+        while (seen == LATE || seen == STOPPED)
             seen = barrier_wait(o, table, &own, INT64_MAX);
         check(seen == PASSED, "a round went wrong");
     }

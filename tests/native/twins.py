@@ -14,15 +14,16 @@ class Twin(NamedTuple):
     broken: str
 
 
-STAND = "    (void)place_turn(at, IDLE, WAITS);\n"
+STAND = "    (void)take_position(o, at);\n"
 ANNOUNCE = "    (void)or_seq(&o->row, ROW);\n"
 WAKE_ALL = "        unpark(round_of(o), INT_MAX);\n"
 LAST_READER = "    call_owner(o, load_seq(&o->permit[0]));"
 KEEP = "    if (at->held)\n        (void)let_go(o, at, true);\n"
 NEWS = "set_mode(at, TOLD, (at->held & LOST) != 0)"
-SETTLED = "        wake_all(o);\n        place_free(at);"
+SETTLED = "        call_everybody(o);\n        place_free(at);"
 NOTE = "    while (noted < attempt && !cas_seq(&o->handed, &noted, attempt)) {\n    }\n"
-FREED = "    if (cas_seq(&o->permit[0], &permit, permit & ~OWNER))\n        wake_all(o);\n"
+FREED = "    (void)cas_seq(&o->permit[0], &permit, permit & ~OWNER);\n"
+CALL = "    call_everybody(o); /* whoever was faster may be dead */\n"
 OVERDUE = "if (now >= due && "
 
 TWINS = (
@@ -63,10 +64,40 @@ TWINS = (
     Twin(
         "who sends the parties away wakes nobody", "moved", "    " + WAKE_ALL + "            break", "            break"
     ),
+    Twin(
+        "nobody is watched",
+        "crash-late",
+        "        cells_watch(o, lives, ~(1u << FREE)",
+        "        cells_watch(o, lives, 0u",
+    ),
+    Twin(
+        "a party is not watched", "barrier-crash-late", "cells_watch(o, lives, 1u << MEMBER", "cells_watch(o, lives, 0u"
+    ),
+    Twin(
+        "who is told of a death calls nobody", "crash-late", "if (end == ENDED && !admission_sweep(o, lives))", "if (0)"
+    ),
+    Twin(
+        "who wakes with a result calls nobody",
+        "once-crash-late",
+        "if ((answer == KEPT || answer == OWED) &&",
+        "if (0 &&",
+    ),
+    Twin(
+        "who hands out second calls nobody",
+        "once-crash-late",
+        "(void)cas_seq(&o->permit[0], &permit, permit & ~OWNER);",
+        "if (cas_seq(&o->permit[0], &permit, permit & ~OWNER))",
+    ),
+    Twin(
+        "who wakes in a round that passed calls nobody",
+        "barrier-crash-late",
+        "if (end == ENDED)\n            unpark",
+        "if (0)\n            unpark",
+    ),
     Twin("who settles wakes nobody", "once", SETTLED, "        place_free(at);"),
     Twin("what is handed out is not noted", "once-handed", NOTE, ""),
     Twin("what is handed out is noted too late", "once-handed", NOTE + FREED, FREED + NOTE),
-    Twin("who hands out wakes nobody", "once-handed", FREED, FREED.replace("wake_all(o)", "return")),
+    Twin("who hands out wakes nobody", "once-handed", CALL, ""),
     Twin("an old result is owed to who comes", "once-handed", "*attempt + !works", "*attempt"),
     Twin("who is owed stands in the way", "once-owed", "(done && load_relaxed", "(0 && load_relaxed"),
     Twin("a result keeps the news of a death", "once-crash", "~(OWNER | LOST)) | ending", "~OWNER) | ending"),
