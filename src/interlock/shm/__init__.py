@@ -6,5 +6,6 @@ the same directory, kept by their machine.
 
 - `interlock._native`: the core and its types; it may be missing
 - `objects`: what a session in such a scope hands out; `lock`, `barrier`, `event` and `once` hold the classes
-- `store`: the scope itself; `regions` its objects, `results` what came of a once, `seen` what a machine would record
+- `store`: the scope itself; `regions` its objects, `work` the steps of a once, `results` what came of it, `seen` what a
+  machine would record
 """

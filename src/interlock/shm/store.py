@@ -27,8 +27,9 @@ from interlock.errors import Mismatch, RecordInvalid, Unavailable
 from interlock.machines.admission import Acquire
 from interlock.machines.barrier import Abort, Complete, Reset
 from interlock.machines.event import Clear, Set
-from interlock.machines.once import LIMIT_BYTES, ONCE, Claim, Forget, Publish
-from interlock.shm.seen import KINDS, NAMES, admitted, claimed, number, stored
+from interlock.machines.once import ONCE, Claim, Forget
+from interlock.shm.seen import KINDS, NAMES, admitted, number, stored
+from interlock.shm.work import Work
 from interlock.stores._space import Space, file_name, reaching
 from interlock.stores.file import FileStore
 
@@ -187,85 +188,22 @@ class ShmStore(FileStore):
         return Outcome(state, watch=tuple(dict.fromkeys(e.ticket.session for e in before)), position=position)
 
     def _work(self, name: str, op: Any, deadline: float | None) -> Outcome:
-        """One step of the machine of once, by the core; a result is written before the core names it."""
-        region = self.region(name, ONCE, create=isinstance(op, Claim), deadline=deadline)
-        if region is None:
-            return Outcome("forgotten" if isinstance(op, Forget) else "gone")
-        if isinstance(op, Evict):
-            return self._evict(region, op.session)
-        filed = file_name(name)
-        if isinstance(op, Forget):
-            self._regions.results.drop(filed, region.forget() + 1)
-            return Outcome("forgotten")
-        ticket = number(op.ticket.session), op.ticket.serial
-        if isinstance(op, Claim):
-            return self._claim(name, region, op, deadline)
-        self._waits.pop(op.ticket, None)
-        if isinstance(op, Leave):
-            left = region.leave(*ticket, True)[0]
-            return Outcome(left, ONCE.idle(claimed(region)) if left == "left" else None)
-        text, state = (op.value, "done") if isinstance(op, Publish) else (op.error, "failed")
-        attempt = region.works(*ticket)
-        if attempt and len(text) > LIMIT_BYTES:
-            return Outcome("limit", LIMIT_BYTES)
-        if attempt:
-            self._regions.results.write(filed, attempt, state, text)
-        if not attempt or not region.settle(*ticket, state == "failed", op.keep):
-            return self._told(filed, region, op.ticket)
-        self._regions.results.drop(filed, attempt)
-        return Outcome(state, text, then=None if op.keep else Leave(op.ticket))
-
-    def _claim(self, name: str, region: Any, op: Claim, deadline: float | None) -> Outcome:
-        ticket, missing = (number(op.ticket.session), op.ticket.serial), 0
+        """One step of the machine of once, by the core."""
         while True:
-            state, attempt, _, _ = region.acquire(*ticket, op.retry, op.wait)
-            if state == "retired":
+            region = self.region(name, ONCE, create=isinstance(op, Claim), deadline=deadline)
+            if region is None:
+                return Outcome("forgotten" if isinstance(op, Forget) else "gone")
+            if isinstance(op, Evict):
+                return self._evict(region, op.session)
+            outcome = Work(region, self._regions.results, file_name(name)).step(op)
+            if outcome is None:
                 self._regions.remove(name, region)
-                region = self.region(name, ONCE, deadline=deadline)
                 continue
-            if state not in ("kept", "owed"):
-                return self._standing(region, state, attempt, op.ticket)
-            outcome = self._outcome_of(region, file_name(name), attempt, state == "kept")
-            if outcome is not None:
+            if outcome.state == WAITING:
+                self._waits[op.ticket] = region
+            elif not isinstance(op, Forget):
                 self._waits.pop(op.ticket, None)
-                return outcome._replace(then=Leave(op.ticket)) if state == "owed" else outcome
-            if attempt != missing:
-                missing = attempt  # there may be a newer one
-            elif state == "kept":
-                raise self._regions.results.missing(file_name(name), attempt)
-            else:
-                region.leave(*ticket, True)  # it was forgotten
-
-    def _outcome_of(self, region: Any, filed: str, attempt: int, kept: bool) -> Outcome | None:
-        """What an attempt came to; None if that is gone. Of what is not kept the file alone tells whether it is."""
-        outcome: Outcome | None = region.recall(attempt) if kept else None
-        if outcome is None and (result := self._regions.results.read(filed, attempt)) is not None:
-            region.remember(attempt, outcome := Outcome(*result))
-        return outcome
-
-    def _standing(self, region: Any, state: str, attempt: int, ticket: Ticket) -> Outcome:
-        if state != WAITING:
-            self._waits.pop(ticket, None)
-        if state in ("gone", "limit"):
-            return Outcome(state, len(region.snapshot()[2]) if state == "limit" else None)
-        record = claimed(region)
-        if state == "granted":
-            return Outcome("yours", (attempt, record.lost))
-        claims = record.claims
-        if state == "refused":
-            return Outcome(state, watch=tuple(who.session for who in claims[:1]), position=len(claims))
-        self._waits[ticket] = region
-        position = claims.index(ticket) if ticket in claims else len(claims)
-        return Outcome(state, watch=tuple(who.session for who in claims[:position][-1:]), position=position)
-
-    def _told(self, filed: str, region: Any, ticket: Ticket) -> Outcome:
-        """What is left to say to a ticket that does not work any more."""
-        record = claimed(region, functools.partial(self._regions.results.read, filed))
-        owed = ticket in record.owed
-        if (record.value, record.error) == (None, None) or (record.owed and not owed):
-            return Outcome("gone")
-        told = ("done", record.value) if record.value is not None else ("failed", record.error)
-        return Outcome(*told, then=Leave(ticket) if owed else None)
+            return outcome
 
     def _meet(self, name: str, machine: Machine, op: Any, deadline: float | None) -> Outcome:
         """A step of the barrier's machine, beside the word in which its parties may meet without it."""
