@@ -29,6 +29,7 @@ class Target(NamedTuple):
     machine: Machine
     alive: Callable[[str], Liveness]
     words: Callable[[], Callable[[Report], str] | None]  # weak, so that an object and its target do not keep each other
+    check: Callable[[], None]  # raises if the session behind it is closed
 
     def attempt(self, op: Any, deadline: float | None = None) -> Outcome:
         """Submit an op before there is a script, because most ops need none; see `block` for those that do."""
@@ -40,6 +41,7 @@ class Target(NamedTuple):
     def park(self, effect: Park) -> None:
         left = _FOR_EVER_S if effect.until is None else effect.until - time.monotonic()
         self.store.park(effect.ticket, left)
+        self.check()
 
     def probe(self, effect: Probe) -> Any:
         return self.alive(effect.session)

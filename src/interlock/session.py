@@ -91,11 +91,15 @@ class Session:
         """The session's id in its store; begins the session if need be. Raises `SessionLost` after `close`."""
         if self._id is None:
             with self._opening:
-                if self._closed:
-                    raise SessionLost(f"this session in {self.url} is closed", scope=self.url)
+                self.check()
                 if self._id is None:
                     self._id = self.store.open_session(self._describe(), float(self._options["ttl_s"] or 0))
         return self._id
+
+    def check(self) -> None:
+        """Raises `SessionLost` once `close` was called, by whichever thread."""
+        if self._closed:
+            raise SessionLost(f"this session in {self.url} is closed", scope=self.url)
 
     @property
     def holder(self) -> Holder:
@@ -131,7 +135,8 @@ class Session:
         return Holder.here(rank=self.rank if self.size > 1 else None, size=self.size, note=str(self._options["note"]))
 
     def close(self) -> None:
-        """Give back everything and end the session. Harmless when repeated."""
+        """Give back everything and end the session; a thread that waits gets `SessionLost`. Harmless when repeated."""
+        self._closed = True
         seated = [seat.grant for seat in list(self.seats.values()) if seat.grant is not None]
         for grant in [*seated, *itertools.chain(*list(self._holds.values()))]:
             grant._depth = 1
@@ -141,7 +146,6 @@ class Session:
         for seat in list(self.seats.values()):
             seat.rise()
         with self._opening:
-            self._closed = True
             _kept.pop(self._key, None)
             if self._id is not None:
                 self.store.close_session(self._id)
@@ -189,6 +193,9 @@ class Session:
         if not self._holds:
             _kept[self._key] = self
         self._holds.setdefault(name, []).append(grant)
+        if self._closed:
+            grant.release()
+            self.check()
 
     def drop(self, name: str, grant: Grant) -> None:
         """Forget a grant."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import interlock
 import interlock.session
-from contract.conftest import Thread
+from contract.conftest import Thread, standing, until
 from interlock.files import beside
 from interlock.stores import _heartbeat
 
@@ -63,6 +64,35 @@ def test_a_closed_session_is_lost(connect: Connect) -> None:
             use()
     with pytest.raises(interlock.NotHeld):
         session.lock("a").release()
+
+
+WAITS: dict[str, Callable[[interlock.Session], Any]] = {
+    "lock": lambda session: session.lock("a").acquire(),
+    "read": lambda session: session.rwlock("a").read().acquire(),
+    "semaphore": lambda session: session.semaphore("b", 1).acquire(),
+    "event": lambda session: session.event("c").wait(),
+    "once": lambda session: session.once("d", pytest.fail),
+}
+
+
+@pytest.mark.parametrize("kind", WAITS)
+def test_closing_ends_the_waits_of_other_threads(connect: Connect, background: Background, kind: str) -> None:
+    """Who waits in a session that another thread closes is told, and gets nothing later; the others are served."""
+    one, two, go = connect(), connect(), threading.Event()
+    one.lock("a").acquire()
+    one.semaphore("b", 1).acquire()
+    worker = background(one.once, "d", lambda: go.wait(20))
+    until(lambda: standing(one, "d"))
+    waiting = background(WAITS[kind], two)
+    until(lambda: standing(two, {"semaphore": "b", "event": "c", "once": "d"}.get(kind, "a")))
+    two.close()
+    with pytest.raises(interlock.SessionLost):
+        waiting.result()
+    go.set()
+    assert worker.result()
+    one.close()
+    assert connect().lock("a").try_acquire()
+    assert connect().semaphore("b", 1).try_acquire()
 
 
 def test_with_closes(url: str) -> None:

@@ -67,7 +67,8 @@ class Named:
     def __init__(self, session: Session, name: str) -> None:
         self.name = check_name(name)
         self._session = session
-        self._target = Target(session.store, self.name, self.machine, session.alive, weakref.WeakMethod(self._words))
+        words = weakref.WeakMethod(self._words)
+        self._target = Target(session.store, self.name, self.machine, session.alive, words, session.check)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} in {self._session.url}>"
