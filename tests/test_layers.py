@@ -32,7 +32,7 @@ ALLOWED = {
     "results": BOTTOM | {"values", "codecs", "entries"},
     "objects": BOTTOM | {"_script", "_runners", "machines", "objects", "holder", "values", "results"},
     "job": BOTTOM | {"holder", "stores", "world"},
-    "shm": BOTTOM | {"_native", "_script", "_runners", "machines", "objects", "shm", "stores", "holder"},
+    "shm": BOTTOM | {"_native", "_script", "_runners", "machines", "objects", "results", "shm", "stores", "holder"},
     "session": BOTTOM | {"objects", "stores", "holder", "world", "job", "cache"},
     "_tasks": {"_script", "_runners"},
     "aio": BOTTOM | {"_script", "_tasks", "objects", "holder", "results", "session"},
