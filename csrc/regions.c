@@ -290,7 +290,7 @@ static PyMethodDef region_methods[] = {
     {"remember", (PyCFunction)region_remember, METH_VARARGS, "(attempt, outcome): what this process has read."},
     {"recall", (PyCFunction)region_recall, METH_O, "(attempt): the outcome that was remembered, or None."},
     {"forget", (PyCFunction)region_forget, METH_NOARGS, "Drop the result; returns the last attempt without one."},
-    {"attempts", (PyCFunction)region_attempts, METH_NOARGS, "Last, last handed out, whether kept, who died."},
+    {"attempts", (PyCFunction)region_attempts, METH_NOARGS, "Floor, last, last handed out, whether kept, who died."},
     {"join", (PyCFunction)region_join, METH_VARARGS, "(session, serial): become a party."},
     {"engage", (PyCFunction)region_engage, METH_VARARGS, "(parties, generations): meet here from now on."},
     {"move", (PyCFunction)region_move, METH_NOARGS, "Have the machine decide; returns the rounds that passed."},

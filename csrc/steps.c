@@ -63,14 +63,15 @@ PyObject *region_works(RegionObject *self, PyObject *args) {
     return PyLong_FromUnsignedLongLong(attempt);
 }
 
-/* The last attempt, the last whose result was handed out, whether the last one's result is kept, and the session of a
- * worker that died since there was a result, or 0. */
+/* Where attempts began to count, the last one, the last whose result was handed out, whether the last one's result is
+ * kept, and the session of a worker that died since there was a result, or 0. */
 PyObject *region_attempts(RegionObject *self, PyObject *unused) {
     (void)unused;
     uint64_t last, permit = load_seq(&self->o->permit[0]);
     bool kept = once_look(self->o, false, &last) == KEPT;
-    return Py_BuildValue("KKOK", (unsigned long long)last, (unsigned long long)load_seq(&self->o->handed),
-                         kept ? Py_True : Py_False, permit & LOST ? (unsigned long long)load_seq(&self->o->lost) : 0);
+    unsigned long long floor = load_relaxed(&self->o->counter), handed = load_seq(&self->o->handed),
+                       lost = permit & LOST ? load_seq(&self->o->lost) : 0;
+    return Py_BuildValue("KKKOK", floor, (unsigned long long)last, handed, kept ? Py_True : Py_False, lost);
 }
 
 /* -- barriers */

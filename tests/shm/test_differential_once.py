@@ -4,7 +4,7 @@ The machine is the specification. Where the core differs is by design:
 
 - a release or a result calls tickets, and each learns of it when it looks next: so here every ticket that stands asks
   again after each step, on both sides, and those who came last first, so that one who overtakes is found;
-- attempts are not counted one by one: their numbers only grow, also when the object is removed and made anew;
+- attempts are not counted one by one: their numbers only grow, until the object is removed;
 - an eviction does not say whether the object is idle now.
 """
 
@@ -183,7 +183,9 @@ class Differential(RuleBasedStateMachine):
     def clear_up(self) -> None:
         """An idle object goes, and only an idle one."""
         there = self.store.read(self.name) is not None
-        assert self.store.retire(self.name, ONCE) == (there and self.machine.idle(self.record))
+        retired = self.store.retire(self.name, ONCE)
+        assert retired == (there and self.machine.idle(self.record))
+        self.last = 0 if retired else self.last
         if self.machine.idle(self.record):
             self.record = self.machine.initial(0)
 

@@ -414,7 +414,7 @@ def test_thousands_of_objects_leave_nothing(connect: Connect) -> None:
         use = {"a": lambda it: it.run(pytest.fail), "e": lambda it: it.wait(1)}[name]
         use(made)
         gc.collect()
-        held = [region, kind, region.recall(region.attempts()[0])][: 3 if name == "a" else 2]
+        held = [region, kind, region.recall(region.attempts()[1])][: 3 if name == "a" else 2]
         before = [sys.getrefcount(each) for each in held]
         for _ in range(2000):
             it, ring = kind(session, name), Ring()

@@ -50,10 +50,10 @@ def admitted(region: Any) -> admission.Record:
 def claimed(region: Any, results: Any = lambda attempt: ("done", "")) -> once.Record:
     """Who works, who waits for the result, and the result, which `results` finds for an attempt, unless its text is of
     no interest. Who was owed a result that was forgotten since is nobody, until it asks again."""
-    last, handed, kept, lost = region.attempts()
+    floor, last, handed, kept, lost = region.attempts()
     rows = sorted(region.snapshot()[2], key=lambda row: (row[0] != "x", row[1]))
     stand = [(_ticket(session, serial), token) for part, _, session, serial, token, *_ in rows if part in "xw"]
-    record = once.Record(last, last, f"{lost:016x}" if lost else "")
+    record = once.Record(last, last - floor, f"{lost:016x}" if lost else "")
     working = rows[:1] and rows[0][0] == "x"
     owed = tuple(ticket for ticket, token in stand[bool(working) :] if token <= handed)
     result = results(last if kept else handed) if kept or owed else None

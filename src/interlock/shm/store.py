@@ -274,7 +274,7 @@ class ShmStore(FileStore):
         except RecordInvalid:
             return self._regions.set_aside(name)
         if region is not None and NAMES[region.shape[0]] == "once":
-            last, handed, kept, _ = region.attempts()
+            _, last, handed, kept, _ = region.attempts()
             aside = self._regions.results.set_aside(file_name(name), last if kept else handed)
             if aside is not None:
                 region.forget()

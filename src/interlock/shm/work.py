@@ -69,7 +69,7 @@ class Work(NamedTuple):
             return Outcome(state, len(self.region.snapshot()[2]) if state == "limit" else None)
         record = claimed(self.region)
         if state == "granted":
-            return Outcome("yours", (attempt, record.lost))
+            return Outcome("yours", (attempt - self.region.attempts()[0], record.lost))
         claims = record.claims
         if state == "refused":
             return Outcome(state, watch=tuple(who.session for who in claims[:1]), position=len(claims))
