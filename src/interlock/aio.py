@@ -198,10 +198,14 @@ class Once(_Awaited[objects.Once]):
                 attempt = outcome.value[0]
                 text = await asyncio.to_thread(pack, await _call(fn), store, name, attempt)
             except BaseException as error:
-                await self._run(self._named._give_up(ticket, error))
+                told = await self._run(self._named._give_up(ticket, error))
+                await asyncio.to_thread(self._named._part, told or outcome)
                 raise
             outcome = await self._run(self._named._publish(ticket, attempt, text))
-        return await asyncio.to_thread(result_of, outcome, store)
+        try:
+            return await asyncio.to_thread(result_of, outcome, store)
+        finally:
+            await asyncio.to_thread(self._named._part, outcome)
 
     async def forget(self) -> None:
         """Drop the result, so that the next comer computes again."""

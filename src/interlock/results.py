@@ -86,6 +86,21 @@ def unpack(text: str, store: Store) -> Any:
     return values.decode(text, beyond)
 
 
+def withdraw(text: str, store: Store) -> None:
+    """Remove the files of a value that everybody has who was to have it."""
+    written: list[str] = []
+
+    def beyond(told: dict[str, Any]) -> None:
+        if "file" in told:
+            written.append(os.path.join(store.attachments, os.path.basename(told["file"])))
+            if told["codec"] == "json":
+                values.decode(str(_fetch(told["file"], store), "utf-8"), beyond)
+
+    with suppress(InterlockError):
+        values.decode(text, beyond)
+    remove(written)
+
+
 class Unstored(Unavailable):
     """A result could not be stored, and is nobody's: whoever comes next makes it anew. Definite."""
 

@@ -196,6 +196,26 @@ async def test_an_event(url: str) -> None:
 
 
 @run
+async def test_what_is_not_kept_is_left_again(url: str) -> None:
+    """A task that was owed a result, or made it, or failed, leaves the record, which then goes."""
+    go = asyncio.Event()
+
+    def once(session: interlock.aio.Session) -> interlock.aio.Once:
+        return interlock.aio.Once(interlock.Once(session._session, "a", keep=False))
+
+    async with sessions(url, 2) as (one, two):
+        worker = asyncio.create_task(once(one).run(lambda: asyncio.wait_for(go.wait(), 20)))
+        await until(lambda: stands(one, "a"))
+        waiting = asyncio.create_task(once(two).run(pytest.fail))
+        await until(lambda: stands(two, "a"))
+        go.set()
+        assert await asyncio.gather(worker, waiting) == [True, True]
+        with pytest.raises(ZeroDivisionError):
+            await once(one).run(lambda: 1 / 0)
+        assert one._session.store.read("a") is None
+
+
+@run
 async def test_once_takes_functions_of_either_kind(url: str) -> None:
     """A coroutine function and a plain one are computed once; errors are everybody's."""
 

@@ -89,6 +89,16 @@ def test_a_forgotten_result_leaves_no_file_but_stays_readable(connect: Connect) 
     assert session.once("a", large).sum() == LARGE
 
 
+def test_a_result_that_is_not_kept_leaves_no_file(connect: Connect) -> None:
+    """When the last one who was to have it has read it, its files go, nested ones too; what was read stays good."""
+    session = connect()
+    array, text, many = interlock.Once(session, "a", keep=False).run(
+        lambda: (large(), "x" * 200_000, [f"{number:03}" * 300 for number in range(400)])
+    )
+    assert attachments(session) == []
+    assert (array.sum(), len(text), many[399][:3]) == (LARGE, 200_000, "399")
+
+
 def test_the_files_of_earlier_turns_go(connect: Connect) -> None:
     """However many turns a fence has, there is one file; what was collected before stays readable."""
     session = connect(rank=0, size=1)

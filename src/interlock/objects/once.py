@@ -97,6 +97,8 @@ class Once(Named):
         left = None if outcome.then is None else self._run(leave(outcome.then.ticket))
         if left is not None and left.value:
             self._session.store.retire(self.name, self.machine)
+            if outcome.state == "done":
+                results.withdraw(outcome.value, self._session.store)
 
     def _forbid(self, outcome: Outcome) -> None:
         """Refuse to follow a worker that died, where that was asked for."""
