@@ -54,8 +54,8 @@ static inline struct patience begin_waiting(void) {
     return (struct patience){.began = now, .looked = now};
 }
 
-/* Before sleeping: clear away who is dead; whether anybody was. Watched is everybody who has a cell here: who has what one
- * waits for, who stands ahead, who is to call. */
+/* Before sleeping: clear away who is dead; whether anybody was. Everybody who has a cell here is watched: whoever has what
+ * one waits for, stands ahead, or has to call. */
 bool clear_the_way(struct object *o, struct lives *lives, struct patience *patience, int64_t now);
 
 /* Sleep until called, at most so long; false if a signal ended that. The one whom the kernel tells of a death clears it
