@@ -33,7 +33,6 @@ QUICK: dict[str, tuple[Callable[[], Model], int]] = {
     "fence": (lambda: Fence(3), 170_000),
     "fence, lasting": (lambda: Fence(3, faults=CRASHES_AND_EXPIRIES, lasting=True), 10_000),
     "fence, third turn": (lambda: Fence(3, 3, faults=CRASHES_AND_EXPIRIES), 60_000),
-    "fence, writer chosen": (lambda: Fence(3, writer=0), 220_000),
 }
 
 SLOW: dict[str, tuple[Callable[[], Model], int]] = {
@@ -47,6 +46,7 @@ SLOW: dict[str, tuple[Callable[[], Model], int]] = {
     "once, retried": (lambda: Once((("error",), ("value", "retry"), ("error", "quit"), ("retry",))), 400_000),
     "fence": (lambda: Fence(4, 1), 79_000),
     "fence, second turn": (lambda: Fence(4, 2, faults=CRASHES_AND_EXPIRIES), 220_000),
+    "fence, writer chosen": (lambda: Fence(3, writer=0), 220_000),
     "fence, writer chosen, second turn": (lambda: Fence(4, 2, writer=0, faults=CRASHES_AND_EXPIRIES), 700_000),
     "fence, third turn, every fault": (lambda: Fence(3, 3), 850_000),
     "barrier, third meeting": (lambda: Barrier(3, 3, CRASHES_AND_EXPIRIES), 20_000),

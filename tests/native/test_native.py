@@ -108,8 +108,8 @@ def crasher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_random_schedules(explorer: Path) -> None:
-    """Fifty thousand schedules of each scenario keep the rules: exclusion, tokens, news, order, no wake-up lost."""
-    run_all([[explorer, "random", scenario, 1, 50_000] for scenario in SCENARIOS])
+    """Thirty thousand schedules of each scenario keep the rules: exclusion, tokens, news, order, no wake-up lost."""
+    run_all([[explorer, "random", scenario, 1, 30_000] for scenario in SCENARIOS])
 
 
 def test_every_schedule_with_two_preemptions(explorer: Path) -> None:

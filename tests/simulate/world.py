@@ -69,6 +69,9 @@ class Participant:
     def joins(self, name: str, machine: Machine) -> None:
         """A participant ends by dying, so there is no farewell to remember."""
 
+    def check(self) -> None:
+        """And nobody closes it while it waits."""
+
     def holds(self, name: str) -> list[Any]:
         """The grants under a name."""
         return self.holds_by_name.get(name, [])
