@@ -157,7 +157,8 @@ class Session:
             name, machine = self._collectives.popitem()
             op = Evict(self._id, why="its session was closed")
             with contextlib.suppress(InterlockError):
-                self.store.transact(name, machine, op, time.monotonic() + FAREWELL_S)
+                if self.store.read(name) is not None:  # else it went with its scope, which is not to come back
+                    self.store.transact(name, machine, op, time.monotonic() + FAREWELL_S)
 
     def __del__(self) -> None:
         """A session that is forgotten ends; one that holds something, or is a rank of a collective, is not forgotten.

@@ -295,3 +295,15 @@ def test_an_error_of_the_system_has_our_name(used: str, monkeypatch: pytest.Monk
             session.lock("a").locked()
         with pytest.raises(interlock.Unavailable):
             session.lock("a").try_acquire()
+
+
+def test_a_farewell_does_not_make_a_removed_scope_anew(url: str) -> None:
+    """A party of a barrier that closes its session after the scope was removed leaves nothing there."""
+    session = interlock.connect(url)
+    barrier = session.barrier("a", 1)
+    session.joins("a", barrier.machine)
+    barrier.wait()
+    shutil.rmtree(folder(url))
+    time.sleep(0.05)  # a removal is noticed after 10 ms
+    session.close()
+    assert not folder(url).exists()
