@@ -18,6 +18,7 @@ import pytest
 import interlock
 from interlock import job
 from interlock.world import run_name
+from waiting import until
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "r7"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "812"}
@@ -186,10 +187,12 @@ def fail(session: interlock.Session) -> None:
 def test_a_rank_that_ends_before_the_first_barrier_is_missed(end: Callable[..., Any]) -> None:
     """The others are told within seconds, and by name, though nobody ever met the dead rank."""
     with interlock.connect("job://", rank=0, size=3) as session:
+        barrier = session.barrier("start")
         other = rank_of(3, 1, lambda mine: mine.barrier("start").wait(60))
+        until(lambda: barrier.waiting == 1)
         ended = rank_of(3, 2, end)
         with pytest.raises(interlock.BrokenBarrier, match=r"died before it arrived.*rank 2 of 3") as told:
-            session.barrier("start").wait(60)
+            barrier.wait(60)
         assert [(holder.rank, holder.pid) for holder in told.value.missing] == [(2, ended.pid)]
         other.join(20)
         assert other.exitcode == 1

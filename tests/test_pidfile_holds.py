@@ -22,6 +22,7 @@ from interlock.files.beside import beside
 from interlock.pidfile import PidFile, clear, look
 from pidfiles import GONE, HOST, held_by_another_process, put, status
 from processes import FORK, finish, kill, run, start
+from waiting import until
 
 
 @pytest.fixture
@@ -133,8 +134,7 @@ def test_whoever_only_looks_after_a_file_costs_nobody_his_turn(path: Path) -> No
     def moment() -> None:
         with lock:
             asked.set()
-            while not lock.waiters():
-                time.sleep(0.001)
+            until(lock.waiters)
 
     thread = threading.Thread(target=moment)
     thread.start()

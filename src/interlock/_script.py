@@ -214,18 +214,22 @@ def leave(ticket: Ticket, why: str = "") -> Script:
     now, wall = yield NOW
     op = Leave(ticket, wall, why)
     try:
-        return (yield from conclude(op, now + GRACE_S))
-    except (Unavailable, OutcomeUnknown):
+        return (yield from submit(op, now + GRACE_S))
+    except GeneratorExit:
+        raise
+    except BaseException as error:
+        yield Abandon(op)
+        if not isinstance(error, Unavailable | OutcomeUnknown):
+            raise
         return None
 
 
 def conclude(op: Any, deadline: float | None = None) -> Script:
-    """Submit an op that nobody submits again: if it fails or is interrupted, the ticket leaves in the background."""
+    """Submit an op that nobody submits again: if it fails or is interrupted, its ticket leaves."""
     try:
         return (yield from submit(op, deadline))
     except GeneratorExit:
         raise
     except BaseException as error:
-        _, wall = yield NOW
-        yield Abandon(Leave(op.ticket, wall, f"was interrupted ({type(error).__name__})"))
+        yield from leave(op.ticket, f"was interrupted ({type(error).__name__})")
         raise

@@ -14,8 +14,9 @@ import numpy
 import pytest
 
 import interlock
-from crash.processes import Board, Log, collected, eventually, fork, kill, wait
+from crash.processes import Board, Log, collected, fork, kill, wait
 from interlock.cache import Cache
+from waiting import until
 
 ROWS = 5000
 
@@ -47,13 +48,13 @@ class Race:
         def one(number: int) -> None:
             cache = self.cache()
             waiting[number] = 1
-            eventually(lambda: self.start[0])
+            until(lambda: self.start[0])
             work(cache)
 
         self.start[0] = 0
         with collected():
             pids = [fork(lambda number=number: one(number)) for number in range(workers)]
-            eventually(lambda: all(waiting[number] for number in range(workers)))
+            until(lambda: all(waiting[number] for number in range(workers)))
             self.start[0] = 1
             assert [wait(pid) for pid in pids] == [0] * workers
 
@@ -101,7 +102,7 @@ def test_errors_reach_all_who_wait(file_url: str, tmp_path: Path) -> None:
 
         def fail() -> None:
             race.log.add(os.getpid(), 0)
-            eventually(lambda: len(turn._record().claims) == workers)
+            until(lambda: len(turn._record().claims) == workers)
             raise ValueError(f"of {os.getpid()}")
 
         with pytest.raises(ValueError, match=r"of \d+") as caught:
@@ -132,7 +133,7 @@ def test_the_next_takes_over_from_the_dead(file_url: str, tmp_path: Path, sign: 
 
     with collected():
         dead = fork(victim)
-        eventually(lambda: board[0])
+        until(lambda: board[0])
         pids = [fork(ask) for _ in range(4)]
         os.kill(dead, sign)
         assert wait(dead) != 0

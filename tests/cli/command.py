@@ -6,7 +6,6 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,14 +62,6 @@ def let_go(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Let the command of `Command.hold` end; the exit code and what was said on standard error."""
     _, said = process.communicate("\n", timeout=60)
     return process.returncode, said
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for what other processes bring about."""
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def ended(pidfd: int) -> bool:

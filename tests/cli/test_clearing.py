@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 import interlock
-from cli.command import Command, tree, until
+from cli.command import Command, tree
 from interlock import clearing, inspection
 from interlock.abc import Machine, Outcome, Store, Ticket
 from interlock.machines.admission import LOCK, Acquire
 from interlock.stores import _record
+from waiting import until
 
 
 def root(url: str) -> Path:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 import interlock
-from cli.command import Command, let_go, tree, until
+from cli.command import Command, let_go, tree
 from interlock import inspection
 from interlock.machines.barrier import BARRIER, Abort
 from interlock.stores._space import file_name
+from waiting import until
 
 STATUS = {"name", "kind", "state", "holders", "waiters", "detail", "done", "damage"}
 PART = {"session", "state", "status", "proof", "since", "token", "mode", "who", "holder"}

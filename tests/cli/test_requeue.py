@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 import interlock
-from cli.command import HOLD, Command, let_go, until
+from cli.command import HOLD, Command, let_go
 from interlock import clearing, inspection, schedulers
 from interlock.abc import Liveness
 from interlock.cli import run as runs
 from interlock.holder import Holder, Life
 from interlock.world import Job
+from waiting import until
 
 LINE = "held by this job before it was requeued"
 

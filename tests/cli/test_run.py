@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import interlock
-from cli.command import HOLD, Command, ended, let_go, until
+from cli.command import HOLD, Command, ended, let_go
 from interlock import completion, inspection
+from waiting import until
 
 
 @pytest.mark.parametrize(

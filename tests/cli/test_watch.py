@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 import interlock
-from cli.command import Command, let_go, until
+from cli.command import Command, let_go
 from interlock import completion, schedulers
 from interlock.cli import child, watch
 from interlock.cli import run as runs
 from interlock.cli.watch import ASK_S, GRACE_S, MARGIN_S, Watch
+from waiting import until
 
 
 class Clock:

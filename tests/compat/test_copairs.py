@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from conftest import mounted_disk
-from crash.processes import Board, Log, collected, eventually, fork, wait
+from crash.processes import Board, Log, collected, fork, wait
 from interlock.compat import copairs
 from interlock.compat.copairs import cache_of, get_null_dists, null_dist_cached
 from interlock.inspection import survey
 from processes import NOBODY, as_root, become_nobody, open_directory
+from waiting import until
 
 CONFS = [(1, 1), (1, 2), (5, 20), (19, 20), (20, 20), (30, 20), (3, 700)]
 SEEDS = [0, 1, 42, 8095, 2**63]
@@ -280,7 +281,7 @@ def test_workers_share_many_configurations(tmp_path: Path, log: Log) -> None:
     def ask(number: int) -> None:
         order = np.random.default_rng(number).permutation(len(confs))
         ready[number] = 1
-        eventually(lambda: go[0])
+        until(lambda: go[0])
         if number % 2:
             found = get_null_dists([confs[place] for place in order], SIZE, 5, tmp_path / "shared", False)
         else:
@@ -290,7 +291,7 @@ def test_workers_share_many_configurations(tmp_path: Path, log: Log) -> None:
 
     with collected():
         pids = [fork(lambda number=number: ask(number)) for number in range(8)]
-        eventually(lambda: all(ready[number] for number in range(8)))
+        until(lambda: all(ready[number] for number in range(8)))
         go[0] = 1
         assert [wait(pid) for pid in pids] == [0] * 8
     assert Counter(tuple(entry[1:3]) for entry in log.entries()[before:]) == dict.fromkeys(confs, 1)
@@ -316,10 +317,10 @@ def test_the_others_go_on_when_the_one_that_computes_is_killed(
 
     with collected():
         dead = fork(victim)
-        eventually(lambda: begun[0])
+        until(lambda: begun[0])
         pids = [fork(ask) for _ in range(6)]
         store = cache_of(tmp_path / "shared").session.store
-        eventually(lambda: sum(len(status.waiters) for status in survey(store)) == len(pids))
+        until(lambda: sum(len(status.waiters) for status in survey(store)) == len(pids))
         os.kill(dead, signal.SIGKILL)
         assert wait(dead) == -signal.SIGKILL
         assert [wait(pid) for pid in pids] == [0] * 6

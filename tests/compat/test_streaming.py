@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 
 import interlock
-from crash.processes import Board, Log, collected, eventually, fork, kill, wait
+from crash.processes import Board, Log, collected, fork, kill, wait
 from interlock.compat.streaming import SharedBarrier
 from interlock.compat.streaming import barrier as module
 from interlock.shm import store
+from waiting import until
 
 Make = Callable[[], SharedBarrier]
 
@@ -83,12 +84,12 @@ def called(barrier: SharedBarrier, parties: int, rounds: int, board: Board | Non
 
 def waits(barrier: SharedBarrier, number: int = 1) -> None:
     """Wait until so many have entered."""
-    eventually(lambda: barrier.num_enter == number)
+    until(lambda: barrier.num_enter == number)
 
 
 def is_stopped(pid: int) -> None:
     """Wait until a process is stopped."""
-    eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
 def out_of_turn(entries: list[list[object]], parties: int, rounds: int) -> list[object]:
@@ -133,7 +134,7 @@ def test_it_shows_who_has_entered(make: Make, rounds: int) -> None:
     board, barrier = Board(3), make()
     pids = [worker(make, 3, rounds, board, slot) for slot in range(2)]
     pids.append(worker(make, 3, rounds - 1, board, 2))
-    eventually(lambda: board[2] == rounds - 1)
+    until(lambda: board[2] == rounds - 1)
     waits(barrier, 2)
     assert (barrier.num_exit, barrier.flag) == (3, False)
     for pid in pids:
@@ -233,7 +234,7 @@ def test_a_number_of_numpys_counts(make: Make) -> None:
 def met(make: Make, parties: int, board: Board, rounds: int = 10_000) -> list[int]:
     """So many processes that have met some times already, and go on."""
     pids = [worker(make, parties, rounds, board, slot) for slot in range(parties)]
-    eventually(lambda: min(board[slot] for slot in range(parties)) > 3)
+    until(lambda: min(board[slot] for slot in range(parties)) > 3)
     return pids
 
 
@@ -271,7 +272,7 @@ def test_whoever_is_killed_on_its_way_is_missed(make: Make) -> None:
 
     dying, barrier = fork(lingers), make()
     assert called(barrier, 2, 2) == PASSED
-    eventually(lambda: board[0] == 1)
+    until(lambda: board[0] == 1)
     killer = threading.Thread(target=lambda: (waits(make()), kill(dying)))
     killer.start()
     with pytest.raises(interlock.BrokenBarrier, match=f"pid {dying}"):
@@ -371,7 +372,7 @@ def test_the_number_may_change_between_rounds(make: Make) -> None:
 
     pids = [fork(functools.partial(work, slot)) for slot in range(2)]
     assert called(barrier, 3, 2) == PASSED
-    eventually(lambda: board[0] == board[1] == 4)
+    until(lambda: board[0] == board[1] == 4)
     assert called(barrier, 3, 1) == PASSED
     assert [wait(pid) for pid in pids] == [0, 0]
 
@@ -450,7 +451,7 @@ def test_eight_workers_of_which_one_is_killed(make: Make, scope: str) -> None:
 
     pids = eight()
     board[8] = pids[3]
-    eventually(lambda: board[3] >= rounds // 2, 60)
+    until(lambda: board[3] >= rounds // 2, 60)
     kill(pids[3])
     assert [wait(pid) for pid in pids if pid != pids[3]] == [BROKEN] * 7
     assert max(board[slot] for slot in range(8)) <= board[3] + 1

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 import interlock
-from crash.processes import Board, collected, eventually, fork, kill, wait
+from crash.processes import Board, collected, fork, kill, wait
 from interlock.compat.streaming import SharedArray, clean_stale_shared_memory, stale_arrays
 from interlock.compat.streaming import array as module
+from waiting import until
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def attached(name: str = "a", shape: Any = 3) -> int:
         signal.pause()
 
     pid = fork(stay)
-    eventually(lambda: board[0])
+    until(lambda: board[0])
     return pid
 
 
@@ -161,16 +162,16 @@ def test_many_make_it_at_once(folder: Path) -> None:
     board = Board(1)
 
     def work(slot: int) -> None:
-        eventually(lambda: board[0])
+        until(lambda: board[0])
         shared = SharedArray(9, np.int64, "a")
         shared[slot] = 1
-        eventually(lambda: shared[8])
+        until(lambda: shared[8])
 
     pids = [fork(functools.partial(work, slot)) for slot in range(8)]
     board[0] = 1
-    eventually(lambda: [*folder.iterdir()])
+    until(lambda: [*folder.iterdir()])
     shared = SharedArray(9, np.int64, "a")
-    eventually(lambda: shared[:8].all())
+    until(lambda: shared[:8].all())
     shared[8] = 1
     assert [wait(pid) for pid in pids] == [0] * 8
 
@@ -310,7 +311,7 @@ def test_a_name_is_its_users_while_they_use_it(folder: Path) -> None:
 
     for turn in range(4):
         pids = [fork(functools.partial(work, slot)) for slot in range(4)]
-        eventually(lambda turn=turn: min(board[slot] for slot in range(4)) > 25 * (turn + 1))
+        until(lambda turn=turn: min(board[slot] for slot in range(4)) > 25 * (turn + 1))
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         assert [wait(pid) for pid in pids] == [-signal.SIGKILL] * 4
@@ -345,7 +346,7 @@ def test_a_remover_that_is_stopped_holds_up_nobody_for_ever(folder: Path, monkey
     monkeypatch.setattr(os, "unlink", stopped)
     remover = fork(clean_stale_shared_memory)
     monkeypatch.setattr(os, "unlink", stop)
-    eventually(lambda: board[0])
+    until(lambda: board[0])
     monkeypatch.setattr(module, "REACH_S", 0.05)
     with pytest.raises(interlock.Unavailable, match="being removed"):
         SharedArray(3, np.int64, "a")

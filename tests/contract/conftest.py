@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -75,14 +74,6 @@ def peers(file_url: str) -> Iterator[Callable[..., Peer]]:
     yield start
     for peer in started:
         peer.end()
-
-
-def until(condition: Callable[[], object], within_s: float = PATIENCE_S) -> None:
-    """Return once the condition holds; fail if it does not come to hold."""
-    end = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < end, "it did not come to hold"
-        time.sleep(0.001)
 
 
 def standing(session: interlock.Session, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,9 @@ import interlock
 import interlock.aio
 import interlock.machines
 from contract.conftest import standing
+from interlock import _runners
+from interlock._runners import Target
+from interlock._script import Abandon, Submit
 from machines.laws import tickets
 
 
@@ -307,9 +311,14 @@ def test_cancelling_leaves_nothing_behind(url: str, kind: str) -> None:
         asyncio.run(asyncio.wait_for(cancelled(steps), 30))
 
 
+@pytest.mark.parametrize("slow", [False, True])
 @run
-async def test_a_cancelled_rank_can_come_again(url: str) -> None:
-    """A rank that was cancelled in a fence takes part when it comes again, and the turn is whole."""
+async def test_a_cancelled_rank_can_come_again(url: str, monkeypatch: pytest.MonkeyPatch, slow: bool) -> None:
+    """A rank that was cancelled in a fence takes part when it comes again, and the turn is whole, however late the
+    answer comes to what it had asked for."""
+    if slow:
+        monkeypatch.setitem(_runners._PERFORM, Submit, lambda *args: (Target.submit(*args), time.sleep(0.1))[0])
+        monkeypatch.setitem(_runners._PERFORM, Abandon, lambda *args: pytest.fail("left to the background"))
     async with sessions(url, 2) as (one, two):
         waiting = asyncio.create_task(one.single("a", pytest.fail, writer=1))
         await until(lambda: stands(one, "a"))

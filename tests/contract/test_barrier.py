@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import interlock
-from contract.conftest import Thread, until
+from contract.conftest import Thread
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

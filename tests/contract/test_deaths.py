@@ -12,8 +12,9 @@ import pytest
 
 import interlock
 from contract import peer
-from contract.conftest import Thread, until
+from contract.conftest import Thread
 from contract.peer import METHODS, Peer
+from waiting import until
 
 Peers = Callable[..., Peer]
 Background = Callable[..., Thread]

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 import interlock
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, standing
 from interlock import _script
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

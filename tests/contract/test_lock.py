@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, standing
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

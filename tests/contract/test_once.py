@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import interlock
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, standing
 from interlock.abc import Evict
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

@@ -13,9 +13,10 @@ import pytest
 
 import interlock
 from contract import peer
-from contract.conftest import standing, until
+from contract.conftest import standing
 from contract.peer import METHODS, Peer
 from interlock.stores._waiting import REPOLL_S
+from waiting import until
 
 Peers = Callable[..., Peer]
 ROUNDS = 40

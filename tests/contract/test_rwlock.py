@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 import interlock
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, standing
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

@@ -14,9 +14,10 @@ import pytest
 
 import interlock
 import interlock.session
-from contract.conftest import Thread, standing, until
+from contract.conftest import Thread, standing
 from interlock.files import beside
 from interlock.stores import _heartbeat
+from waiting import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

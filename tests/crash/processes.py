@@ -79,14 +79,6 @@ def collected() -> Iterator[None]:
                 kill(pid)
 
 
-def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Wait until a condition holds; fail if it does not come."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout} s"
-        time.sleep(0.0002)
-
-
 class Board:
     """Numbers in memory shared with every child forked later: what a child writes here outlives its SIGKILL.
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import interlock
-from crash.processes import Board, collected, eventually, fork, kill, wait
+from crash.processes import Board, collected, fork, kill, wait
 from interlock import clearing
+from waiting import until
 
 CLEARS = 1000
 INSIDE, TOKENS, HOLDING, STOP = range(4)
@@ -41,7 +42,7 @@ def test_clears_beside_acquirers(primitive: str, tmp_path: Path) -> None:
         time.sleep(60)
 
     def strike(victim: int) -> None:
-        eventually(lambda: board[HOLDING])
+        until(lambda: board[HOLDING])
         board[HOLDING] = 0
         kill(victim)
 

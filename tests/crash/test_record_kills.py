@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import interlock
-from crash.processes import Board, collected, eventually, fork, kill
+from crash.processes import Board, collected, fork, kill
 from interlock.abc import Leave, Ticket
 from interlock.machines import BY_KIND
 from interlock.machines.admission import LOCK, Acquire
+from waiting import until
 
 READY, PHASE, TOKEN = 0, 1, 2
 FREE, TAKING, HOLDING, GIVING = 0, 1, 2, 3
@@ -132,7 +133,7 @@ def kills(url: str, count: int, seed: int) -> int:
         board[READY] = board[PHASE] = 0
         victim = fork(lambda number=number: Writer(url, board, seed + number).run())
         if chance.random() < 0.9:
-            eventually(lambda: board[READY])
+            until(lambda: board[READY])
         time.sleep(chance.uniform(0, chance.choice(LIVES_S)))
         kill(victim)
         recovered += witness.take_over(board, witness.look())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from conftest import new_scope
 from crash import test_soak
 from crash.processes import Board, collected, fork, kill, wait
 from crash.test_soak import PERMITS, Torment, judge_barrier
+from waiting import until
 
 KINDS = ("lock", "rwlock", "semaphore")
 HELD, GO = 0, 1
@@ -64,14 +64,7 @@ def hold(url: str, board: Board) -> None:
     lock.acquire().release()
     with lock:
         board[HELD] = 1
-        while not board[GO]:
-            time.sleep(0.001)
-
-
-def held(board: Board) -> bool:
-    while not board[HELD]:
-        time.sleep(0.0005)
-    return True
+        until(lambda: board[GO])
 
 
 def test_a_stopped_holder_keeps_its_lock(url: str) -> None:
@@ -79,7 +72,7 @@ def test_a_stopped_holder_keeps_its_lock(url: str) -> None:
     board = Board(2)
     with collected(), interlock.connect(url) as session:
         pid = fork(lambda: hold(url, board))
-        assert held(board)
+        until(lambda: board[HELD])
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(interlock.AcquireTimeout):
             session.lock("a").acquire(0.3)
@@ -96,7 +89,7 @@ def test_every_killed_holder_is_told_of(url: str) -> None:
         for _ in range(20):
             board = Board(2)
             pid = fork(lambda board=board: hold(url, board))
-            assert held(board)
+            until(lambda board=board: board[HELD])
             kill(pid)
             with session.lock("a") as grant:
                 assert grant.recovered
@@ -117,8 +110,7 @@ def test_every_permit_of_the_dead_comes_back(url: str) -> None:
         for _ in range(8):
             board = Board(3)
             pids = [fork(lambda slot=slot, board=board: take(board, slot)) for slot in range(3)]
-            while not all(board[slot] for slot in range(3)):
-                time.sleep(0.0005)
+            until(lambda board=board: all(board[slot] for slot in range(3)))
             grants = []
             for pid in pids:
                 assert permits.try_acquire() is None

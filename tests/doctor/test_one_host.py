@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cli.command import Command, until
+from cli.command import Command
 from doctor.conftest import begin, finish, left
 from hosts import Host
 from interlock import doctor
 from interlock.errors import Unavailable
 from interlock.stores import _mount
 from processes import NOBODY, as_root, become_nobody, open_directory, run
+from waiting import until
 
 
 @pytest.fixture

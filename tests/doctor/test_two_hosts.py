@@ -9,7 +9,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pytest
 from doctor.conftest import begin, finish, left, probe
 from hosts import COHERENT, INCOHERENT, NODE_LOCAL, Host
 from interlock.stores import _mount
+from waiting import until
 
 Up = Callable[..., tuple[Host, ...]]
 PINNED = [".interlock-mount.json"]
@@ -26,10 +26,7 @@ PINNED = [".interlock-mount.json"]
 def until_met(host: Host) -> str:
     """Wait until a probe is at work between hosts: its leader has told somebody to do something. Returns who leads."""
     folder = host.folder / ".interlock-doctor-x"
-    end = time.monotonic() + 30
-    while not (folder / "leader.9").exists():
-        assert time.monotonic() < end, "they did not meet"
-        time.sleep(0.002)
+    until((folder / "leader.9").exists)
     leader: str = json.loads((folder / "leader.0").read_text())["host"]
     return leader
 

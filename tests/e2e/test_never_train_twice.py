@@ -19,8 +19,9 @@ from interlock import completion
 from interlock.stores import open_store
 from interlock.world import Job
 from launchers.conftest import demand
-from launchers.launching import Done, clean_environment, until
+from launchers.launching import Done, clean_environment
 from launchers.slurm import Slurm, cluster, missing
+from waiting import until
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "examples" / "cluster"

@@ -7,8 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -96,13 +94,3 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def until(
-    condition: Callable[[], bool], timeout: float = PATIENCE_S, situation: Callable[[], str] = lambda: "it is not so"
-) -> None:
-    """Ask until it is so; `situation` says how things are when the time is over."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"after {timeout:.0f} s: {situation()}"
-        time.sleep(0.02)

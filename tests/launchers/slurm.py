@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from launchers.launching import MODULE, PATIENCE_S, Done, clean_environment, free_ports, launch, until
+from launchers.launching import MODULE, PATIENCE_S, Done, clean_environment, free_ports, launch
+from waiting import until
 
 NODES = ("n1", "n2")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import interlock
 from launchers.journal import Journal
-from launchers.launching import until
+from waiting import until
 
 VICTIM = 2
 HANGS_S = 20.0  # a wait that takes so long ends in an error that no test expects

@@ -12,8 +12,9 @@ from interlock import completion
 from interlock.stores import open_store
 from launchers.attempt import FATES
 from launchers.journal import Journal
-from launchers.launching import MODULE, until
+from launchers.launching import MODULE
 from launchers.slurm import Slurm
+from waiting import until
 
 TASKS = 100
 CONFIGURATIONS = 20

@@ -14,8 +14,9 @@ import pytest
 from interlock import schedulers
 from interlock.holder import Holder, Life
 from interlock.schedulers import _command
-from launchers.launching import PATIENCE_S, until
+from launchers.launching import PATIENCE_S
 from launchers.slurm import Slurm
+from waiting import until
 
 TELL = "from interlock import Holder; print(Holder.here().to_json(), flush=True)"
 HOLDER = f"{shlex.quote(sys.executable)} -c {shlex.quote(TELL)}"

@@ -13,12 +13,12 @@ import pytest
 from launchers import slurm as clusters
 from launchers.conftest import demand
 from launchers.journal import Journal
-from launchers.launching import MODULE, until
+from launchers.launching import MODULE
 from launchers.slurm import NODES, Slurm
+from waiting import until
 
 STARTER = """
 import sys
-from launchers.launching import until
 from launchers.slurm import cluster
 with cluster() as slurm:
     slurm.sbatch("exec sleep 1000")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import gffutils
 
 import interlock
 from interlock import inspection
+from waiting import until
 
 FLY, WORM, WORM_BASES, FLY_BASES = (
     "FBgn0031208.gff",
@@ -37,14 +37,6 @@ def copy(name: str, directory: Path) -> Path:
 def add(id: str) -> Callable[[Any], object]:
     """An update that adds a gene."""
     return lambda database: database.update(NEW.format(id=id), from_string=True, make_backup=False)
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for something that others do."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 def waiting(directory: Path, name: str = FLY) -> int:

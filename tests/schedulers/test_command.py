@@ -12,6 +12,7 @@ import pytest
 from interlock.schedulers import _command
 from interlock.schedulers._command import Refused, Silent, ask
 from schedulers.conftest import Stubs
+from waiting import until
 
 
 @pytest.fixture
@@ -57,9 +58,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(stubs: Stubs) -> None:
     with pytest.raises(Silent, match=r"squeue did not answer within"):
         ask("squeue")
     pid = int((stubs.directory / "pid").read_text())
-    end = time.monotonic() + 30
-    while _runs(pid):
-        assert time.monotonic() < end
+    until(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:

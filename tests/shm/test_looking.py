@@ -12,8 +12,9 @@ import pytest
 
 import interlock
 from cli.command import Command
-from crash.processes import collected, eventually, fork, kill
+from crash.processes import collected, fork, kill
 from shm.conftest import Connect, folder, place
+from waiting import until
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_holders_and_waiters_are_shown(command: Command, url: str, connect: Conn
         waiters = []
         for count in (1, 2):
             waiters.append(wait_for(url, "a"))
-            eventually(lambda count=count: len(connect().lock("a").waiters()) == count)
+            until(lambda count=count: len(connect().lock("a").waiters()) == count)
         listed = {status["name"]: status for status in told(command, url, "ls")}
         assert {name: status["kind"] for name, status in listed.items()} == {"a": "lock", "b": "semaphore"}
         assert [part["holder"]["pid"] for part in listed["b"]["holders"]] == [other]
@@ -125,9 +126,9 @@ def test_who_waits_can_be_broken_off(command: Command, url: str, connect: Connec
     with collected():
         grant = connect().lock("a").acquire()
         waiter = wait_for(url, "a")
-        eventually(connect().lock("a").waiters)
+        until(connect().lock("a").waiters)
         assert command("--url", url, "break", "a", "--reason", "a test").returncode == 0
-        eventually(lambda: connect().lock("a").locked())
+        until(lambda: connect().lock("a").locked())
         with pytest.raises(interlock.SessionLost):
             grant.release()
         kill(waiter)

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 import interlock
-from crash.processes import collected, eventually, fork, kill, wait
+from crash.processes import collected, fork, kill, wait
 from interlock.abc import Evict, Leave, Ticket
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire
 from interlock.shm.lock import Lock
 from interlock.stores import open_store
 from shm.conftest import Connect, folder
+from waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
 ROOM = 510
@@ -166,7 +167,7 @@ def waiting(lock: interlock.Lock, errors: list[BaseException]) -> Iterator[None]
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    eventually(lock.waiters)
+    until(lock.waiters)
     yield
     thread.join(30)
     assert not thread.is_alive()
@@ -458,7 +459,7 @@ def test_a_look_amid_the_work_of_others_is_a_record(connect: Connect, url: str) 
         session = connect()
         for _ in range(3):
             fork(work)
-        eventually(lambda: session.store.read("a") and session.store.read("b"))
+        until(lambda: session.store.read("a") and session.store.read("b"))
         for _ in range(1500):
             for name, machine in (("a", LOCK), ("b", SEMAPHORE)):
                 stored = session.store.read(name)

@@ -19,12 +19,13 @@ import pytest
 
 import interlock
 from conftest import mounted_disk
-from crash.processes import Board, collected, eventually, fork, wait
+from crash.processes import Board, collected, fork, wait
 from interlock import clearing
 from interlock.machines.once import ONCE
 from interlock.shm import store as shm_store
 from interlock.stores._space import file_name
 from shm.conftest import Connect, folder
+from waiting import until
 
 
 def fail() -> None:
@@ -149,7 +150,7 @@ def test_a_full_file_system_is_told_to_the_worker_and_the_next_one_computes(smal
 
         def fill() -> int:
             waiting.start()
-            eventually(lambda: claims(one) == 2)
+            until(lambda: claims(one) == 2)
             with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while True:
                     file.write(bytes(4096))
@@ -345,10 +346,10 @@ def hand_out(session: interlock.Session, url: str, board: Board, number: int) ->
     worker.start()
     assert began.wait(20)
     reader = fork(lambda: read_late(url, board, number))
-    eventually(lambda: claims(session) == 2)
+    until(lambda: claims(session) == 2)
     go.set()
     worker.join(20)
-    eventually(lambda: board[0])
+    until(lambda: board[0])
     return reader
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 import interlock
-from crash.processes import eventually
 from interlock.holder import Holder
 from interlock.stores import _claimed
 from interlock.stores._heartbeat import Heartbeats
 from interlock.stores._space import Space, file_name
 from processes import NOBODY, as_root, become_nobody, open_directory, run
+from waiting import until
 
 TIMEOUT_S = 5.0
 
@@ -211,7 +211,7 @@ def test_any_lease_is_told_to_others(tmp_path: Path, ttl_s: float, monkeypatch: 
             assert Heartbeats().alive(space, session.id).state == "alive"
         assert len(hearts() - others) == 1
         space.close()
-    eventually(lambda: hearts() <= others)
+    until(lambda: hearts() <= others)
 
 
 def hearts() -> set[threading.Thread]:
@@ -242,9 +242,7 @@ def test_thousands_of_silent_sessions_are_all_found_dead(tmp_path: Path, monkeyp
     for session in ids:
         theirs.begin(space, session, holder, 0.5)
     theirs.close_all()  # nobody's heart beats from here on
-    end = time.monotonic() + 60
-    while {mine.alive(space, session).state for session in ids} != {"dead"}:
-        assert time.monotonic() < end, "some are never found dead"
+    until(lambda: {mine.alive(space, session).state for session in ids} == {"dead"})
     space.close()
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import interlock
-from crash.processes import Board, collected, eventually, fork, kill, wait
+from crash.processes import Board, collected, fork, kill, wait
 from interlock.abc import Liveness
 from interlock.holder import Holder
 from interlock.stores import _heartbeat
 from interlock.stores._heartbeat import Heartbeats
 from interlock.stores._space import Space
+from waiting import until
 
 TTL_S = 8.0
 
@@ -153,7 +154,7 @@ def test_each_heart_beats_at_its_own_pace(tmp_path: Path) -> None:
         before = beat(tmp_path, quick.id), beat(tmp_path, slow.id)
         for _ in range(3):
             last = beat(tmp_path, quick.id)
-            eventually(lambda last=last: beat(tmp_path, quick.id) != last)
+            until(lambda last=last: beat(tmp_path, quick.id) != last)
         assert beat(tmp_path, slow.id) == before[1]
 
 
@@ -168,7 +169,7 @@ def test_a_process_of_this_machine_is_judged_by_the_kernel(tmp_path: Path) -> No
 
     with interlock.connect(url) as session, collected():
         holder = fork(hold)
-        eventually(lambda: board[0] == 1)
+        until(lambda: board[0] == 1)
         os.kill(holder, signal.SIGSTOP)
         with pytest.raises(interlock.AcquireTimeout):
             session.lock("a").acquire(timeout=1.2)
@@ -191,12 +192,12 @@ def test_hearts_beat_in_every_process_of_its_own(tmp_path: Path) -> None:
     with collected():
         assert wait(fork(child)) == 0
     before = beat(tmp_path, session.id)
-    eventually(lambda: beat(tmp_path, session.id) != before)
+    until(lambda: beat(tmp_path, session.id) != before)
     time.sleep(0.6)
     assert not session.lost
     grant.release()
     session.close()
-    eventually(lambda: hearts() <= others)
+    until(lambda: hearts() <= others)
 
 
 def hearts() -> int:
@@ -212,7 +213,7 @@ def test_a_session_whose_file_was_removed_is_lost(tmp_path: Path) -> None:
     session = interlock.connect(f"file://{tmp_path}/space?primitive=claims", ttl_s=0.5)
     session.lock("a").acquire()
     (tmp_path / "space" / "sessions" / session.id).unlink()
-    eventually(lambda: session.lost)
+    until(lambda: session.lost)
     with pytest.raises(interlock.SessionLost, match="removed"):
         session.lock("b").acquire()
     session.close()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crash.processes import Board, collected, eventually, fork, kill, wait
+from crash.processes import Board, collected, fork, kill, wait
 from interlock.stores._kernel_lock import DEFAULT, PRIMITIVES, Primitive, acquire
+from waiting import until
 
 
 @pytest.fixture(params=sorted(PRIMITIVES))
@@ -36,7 +37,7 @@ def holder(primitive: Primitive, path: str, board: Board) -> int:
 
     board[0] = 0
     pid = fork(hold)
-    eventually(lambda: board[0])
+    until(lambda: board[0])
     return pid
 
 

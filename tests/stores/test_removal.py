@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 import interlock
-from crash.processes import Board, collected, eventually, fork, kill, wait
+from crash.processes import Board, collected, fork, kill, wait
 from interlock.abc import Leave, Ticket
 from interlock.machines.admission import LOCK, Acquire
 from interlock.stores._kernel_lock import PRIMITIVES
 from interlock.stores._locked import CHECK_S
 from interlock.stores._shelf import LEAP, RETIRED
 from interlock.stores._space import file_name
+from waiting import until
 
 
 def record(tmp_path: Path, name: str = "name") -> Path:
@@ -61,7 +62,7 @@ def test_takers_race_with_a_remover(file_url: str, deaths: bool) -> None:
         remover = fork(remove)
         while deaths and board[done] < 4 and board[inside] < 2:
             before = board[removed]
-            eventually(lambda seen=before: board[removed] > seen or board[done] == 4 or board[inside] > 1)
+            until(lambda seen=before: board[removed] > seen or board[done] == 4 or board[inside] > 1)
             time.sleep(random.uniform(0, 0.01))
             kill(remover)
             remover = fork(remove)
@@ -138,7 +139,7 @@ def test_removing_a_name_spares_the_newcomers_record(file_url: str, tmp_path: Pa
 
         with collected():
             holder = fork(hold)
-            eventually(lambda: board[0])
+            until(lambda: board[0])
             assert not session.store.retire("name", LOCK)
             assert record(tmp_path).exists()
             time.sleep(CHECK_S * 1.5)
@@ -155,13 +156,13 @@ def test_a_removed_space_is_made_anew(file_url: str, tmp_path: Path) -> None:
         mine = interlock.connect(file_url)
         mine.lock("theirs").acquire()
         board[0] = 1
-        eventually(lambda: board[1])
+        until(lambda: board[1])
         assert mine.lock("name").try_acquire() is None, "it does not see the others any more"
         mine.lock("new").acquire().release()
 
     with collected():
         pid = fork(neighbour)
-        eventually(lambda: board[0])
+        until(lambda: board[0])
         grant = session.lock("name").acquire()
         shutil.rmtree(tmp_path / "space")
         time.sleep(CHECK_S * 1.5)
@@ -232,7 +233,7 @@ def test_nobody_goes_on_with_a_record_that_was_set_aside(file_url: str, tmp_path
 
         with collected():
             fork(set_aside_and_hold)
-            eventually(lambda: board[0])
+            until(lambda: board[0])
             assert session.lock("name").try_acquire() is None, "two holders"
 
 
@@ -289,7 +290,7 @@ def test_a_living_child_does_not_keep_a_dead_parents_lock(file_url: str) -> None
 
     with interlock.connect(file_url) as session, collected():
         holder = fork(parent)
-        eventually(lambda: board[0])
+        until(lambda: board[0])
         assert session.lock("name").try_acquire() is None
         kill(holder)
         grant = session.lock("name").acquire(timeout=5)
@@ -317,7 +318,7 @@ def test_a_child_forked_while_a_session_begins_does_not_keep_it_alive(file_url: 
     with interlock.connect(file_url) as session, collected():
         session.lock("other").acquire()
         holder = fork(parent)
-        eventually(lambda: board[1])
+        until(lambda: board[1])
         kill(holder)
         try:
             assert session.lock("name").acquire(timeout=5).recovered
@@ -340,7 +341,7 @@ def test_a_stopped_creator_holds_up_nobody_beyond_their_time_out(file_url: str) 
 
     with collected():
         creator = fork(stop_amid)
-        eventually(lambda: board[0])
+        until(lambda: board[0])
         patient = threading.Thread(target=wait_for_ever)
         patient.start()
         time.sleep(0.05)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import interlock
-from crash.processes import eventually
 from hosts import Host
 from two_hosts import party
 from two_hosts.party import Party
@@ -49,7 +48,7 @@ def test_no_update_is_lost_when_processes_are_killed(pair: tuple[Host, ...], joi
     parties = [join(host, ttl_s=1.0) for host in pair * 3]
     number = count(pair[0], parties, TOTAL)
     for who, until in zip(parties, (TOTAL // 4, TOTAL // 2), strict=False):
-        eventually(lambda until=until: int(number.read_text()) >= until)
+        until(lambda until=until: int(number.read_text()) >= until)
         who.kill()
     counted = in_order([who.answer() for who in parties[2:]])
     assert len(counted) == len(set(counted))

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import interlock
-from crash.processes import eventually
 from hosts import Host, cluster, missing
 from interlock.stores import _mount
 from launchers.conftest import demand
 from two_hosts import party
 from two_hosts.party import Party
+from waiting import until
 
 TAKE = """
 import sys, interlock
@@ -75,11 +75,11 @@ def test_a_space_that_is_removed_is_made_anew(pair: tuple[Host, ...], join: Call
         except interlock.InterlockError:
             return False
 
-    eventually(lambda: taken(here))
+    until(lambda: taken(here))
     for _ in range(3):
         assert not taken(there)
     here.call(party.give, "x")
-    eventually(lambda: taken(there))
+    until(lambda: taken(there))
 
 
 def test_a_read_only_mount_can_be_looked_at(tmp_path: Path) -> None:
