@@ -1,22 +1,21 @@
 #include "once.h"
 #include "row.h"
 
-bool anybody_reads(struct object *o) {
+static inline bool anybody(struct object *o, bool (*does)(uint32_t state)) {
     struct cell *cells = cells_of(o);
     uint32_t used = load_seq(&o->used);
     for (uint32_t i = 0; i < used; i++)
-        if (reads(STATE(load_seq(&cells[i].word))))
+        if (does(STATE(load_seq(&cells[i].word))))
             return true;
     return false;
 }
 
+bool anybody_reads(struct object *o) {
+    return anybody(o, reads);
+}
+
 bool anybody_waits(struct object *o) {
-    struct cell *cells = cells_of(o);
-    uint32_t used = load_seq(&o->used);
-    for (uint32_t i = 0; i < used; i++)
-        if (waits(STATE(load_seq(&cells[i].word))))
-            return true;
-    return false;
+    return anybody(o, waits);
 }
 
 /* Of a once, claims that noted this attempt or an earlier one have their result. */
@@ -68,9 +67,7 @@ bool take_position(struct object *o, struct place *at) {
     uint64_t arrival = add_seq(&o->arrivals, 1) + 1;
     store_relaxed(&at->cell->arrival, arrival);
     store_relaxed(&at->cell->since, wall_ms());
-    if (!place_turn(at, IDLE, WAITS))
-        return false;
-    return true;
+    return place_turn(at, IDLE, WAITS);
 }
 
 void call_owner(struct object *o, uint64_t permit) {

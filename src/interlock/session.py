@@ -350,8 +350,9 @@ def connect(
     """A session in the scope of a URL.
 
     Args:
-        url:  ``file:///directory`` or a directory's path, ``memory://name``; ``job://``, a scope of this run's ranks
-              alone (see `interlock.job`); None takes $INTERLOCK_URL, else a directory under the user's state directory.
+        url:  ``file:///directory`` or a directory's path; ``shm://name``, this host's memory; ``memory://name``, this
+              process; ``job://``, a scope of this run's ranks alone (see `interlock.job`); None takes $INTERLOCK_URL,
+              else a directory under the user's state directory.
         rank, size: this participant's place among the parties of collectives; None reads the launcher's environment.
         note: a few words shown to whoever waits for this participant.
         ttl_s: how long a participant may be silent before others take it for dead, where that is known by a heartbeat

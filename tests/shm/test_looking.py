@@ -98,7 +98,7 @@ def test_the_dead_are_told_and_cleared(command: Command, url: str, connect: Conn
         assert told(command, url, "show", "a")["state"] == "free"
         assert not place(url, "idle").exists()
         assert session.lock("kept").held
-        with session.lock("a", timeout=5) as grant:
+        with session.lock("a", timeout=30) as grant:
             assert grant.recovered
         with session.lock("idle"):
             pass
@@ -112,7 +112,7 @@ def test_what_a_living_process_holds_can_be_broken(command: Command, url: str, c
     lock.acquire()
     done = command("--url", url, "break", "a", "--reason", "a test")
     assert done.returncode == 0, done.stderr
-    with other.lock("a", timeout=5) as grant:
+    with other.lock("a", timeout=30) as grant:
         assert grant.recovered
         with pytest.raises(interlock.SessionLost):
             lock.release()

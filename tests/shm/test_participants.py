@@ -94,7 +94,7 @@ def test_a_child_that_lives_on_does_not_keep_its_dead_parents_lock(url: str) -> 
         orphan = int(os.read(reader, 20))
         try:
             kill(pid)
-            assert interlock.connect(url).lock("a").acquire(5).recovered
+            assert interlock.connect(url).lock("a").acquire(30).recovered
         finally:
             os.kill(orphan, signal.SIGKILL)
             os.close(reader)
@@ -183,7 +183,7 @@ def test_a_session_that_is_closed_while_it_waits_holds_up_nobody(connect: Connec
         time.sleep(after_s)
         other.close()
         grant.release()
-        with third.lock("a", timeout=5):
+        with third.lock("a", timeout=30):
             pass
     with pytest.raises(interlock.SessionLost):
         other.lock("a").acquire(1)
@@ -374,7 +374,7 @@ def test_an_exception_between_the_seat_and_the_script_leaves_no_ticket(
             lock.acquire(20)
         assert not lock.waiters()
         monkeypatch.undo()
-    with third.lock("a", timeout=5):
+    with third.lock("a", timeout=30):
         pass
 
 
@@ -413,10 +413,10 @@ def test_an_object_whose_remover_died_is_not_lost(connect: Connect) -> None:
     for name, machine in (("a", one.lock("a").machine), ("e", one.event("e").machine)):
         assert one.store.region(name, machine).retire()  # type: ignore[attr-defined]
     for session in (one, other):
-        with session.lock("a", timeout=5):
+        with session.lock("a", timeout=30):
             pass
         session.event("e").set()
-        assert session.event("e").wait(5)
+        assert session.event("e").wait(30)
 
 
 def test_whoever_only_looks_sees_the_object_that_has_the_name_now(connect: Connect, url: str) -> None:
@@ -441,7 +441,7 @@ def test_whoever_only_looks_sees_the_object_that_has_the_name_now(connect: Conne
     assert wait(fork(renew)) == 0
     assert event.is_set()
     assert lock.locked()
-    assert lock.acquire(5).recovered
+    assert lock.acquire(30).recovered
 
 
 def test_a_look_amid_the_work_of_others_is_a_record(connect: Connect, url: str) -> None:

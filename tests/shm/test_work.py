@@ -294,7 +294,7 @@ def test_a_worker_killed_before_it_told_anybody_is_replaced(
         assert wait(fork(die)) == -signal.SIGKILL
         assert len(results(url)) == (told == "after")
         if takeover:
-            assert one.once("a", lambda: "anew", timeout=5) == "anew"
+            assert one.once("a", lambda: "anew", timeout=30) == "anew"
         else:
             for session in (one, other):
                 with pytest.raises(interlock.OwnerDied, match="the one that dies"):
@@ -359,7 +359,7 @@ def test_a_stopped_reader_of_an_owed_result_holds_up_nobody(connect: Connect, ur
     with collected():
         reader = hand_out(session, url, Board(1), signal.SIGSTOP)
         for number in range(4):
-            assert once(session, keep=False, timeout=5).run(lambda number=number: number) == number
+            assert once(session, keep=False, timeout=30).run(lambda number=number: number) == number
             assert len(results(url)) == 1
         os.kill(reader, signal.SIGCONT)
         assert wait(reader) == 0
@@ -372,7 +372,7 @@ def test_what_a_dead_reader_was_owed_is_cleared(connect: Connect, url: str) -> N
     session = connect()
     with collected():
         assert wait(hand_out(session, url, Board(1), signal.SIGKILL)) == -signal.SIGKILL
-    assert once(session, keep=False, timeout=5).run(lambda: "anew") == "anew"
+    assert once(session, keep=False, timeout=30).run(lambda: "anew") == "anew"
     for step in clearing.plan(session.store):
         clearing.perform(session.store, step)
     assert session.store.read("a") is None

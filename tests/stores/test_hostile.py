@@ -44,7 +44,7 @@ def refused(path: Path, *words: str) -> interlock.Unavailable:
     session = interlock.connect(f"file://{path}")
     with pytest.raises(interlock.Unavailable) as caught:
         session.lock("name").acquire()
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
     assert str(path) in str(caught.value)
     for word in words:
         assert word in str(caught.value)
@@ -141,7 +141,7 @@ def test_a_full_disk_stops_acquires_and_no_release(mount: Callable[..., Path]) -
         assert fill(path) > 100_000
 
         with pytest.raises(interlock.Unavailable, match="the disk is full") as caught:
-            session.lock("new").acquire(timeout=5)
+            session.lock("new").acquire(timeout=30)
         assert str(path) in str(caught.value)
 
         def crowd_in() -> None:
@@ -158,11 +158,11 @@ def test_a_full_disk_stops_acquires_and_no_release(mount: Callable[..., Path]) -
         for grant in held:
             grant.release()
         assert not session.lock("name-0").locked()
-        with other.lock("name-0", timeout=5) as grant:
+        with other.lock("name-0", timeout=30) as grant:
             assert not grant.recovered
 
         (path / "ballast").unlink()
-        with session.lock("new", timeout=5):
+        with session.lock("new", timeout=30):
             pass
 
 

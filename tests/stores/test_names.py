@@ -32,7 +32,7 @@ ODD = [
 def test_odd_names_are_names_like_any_other(file_url: str, tmp_path: Path) -> None:
     """Each odd name is a lock of its own, held at the same time as all the others, within the space's folder."""
     with interlock.connect(file_url) as session, interlock.connect(file_url) as other:
-        grants = [session.lock(name).acquire(timeout=5) for name in ODD]
+        grants = [session.lock(name).acquire(timeout=30) for name in ODD]
         assert [grant.token for grant in grants] == [1] * len(ODD)
         for name in ODD:
             assert other.lock(name).try_acquire() is None
@@ -52,7 +52,7 @@ def test_random_names_never_share_a_record(file_url: str, tmp_path: Path) -> Non
     before = len(os.listdir("/proc/self/fd"))
     with interlock.connect(file_url) as session:
         for number, name in enumerate(sorted(names)):
-            grant = session.lock(name).acquire(timeout=5)
+            grant = session.lock(name).acquire(timeout=30)
             assert grant.token == 1, f"{name!r}, the {number}th name, shares its record"
             if number % 10:
                 grant.release()

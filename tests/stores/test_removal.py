@@ -94,7 +94,7 @@ def test_death_between_the_mark_and_the_removal(file_url: str, tmp_path: Path) -
         assert RETIRED in record(tmp_path).read_bytes()
         assert session.store.read("name") is None
         assert [found for found in session.store.records() if not isinstance(found, Exception)] == []
-        with session.lock("name", timeout=5) as grant:
+        with session.lock("name", timeout=30) as grant:
             assert grant.token == 8
         assert session.store.read("name") is not None
 
@@ -118,7 +118,7 @@ def test_a_holder_learns_that_its_record_was_removed(file_url: str, tmp_path: Pa
         mine = session.lock("name").acquire()
         record(tmp_path).unlink()
         time.sleep(CHECK_S * 1.5)
-        theirs = other.lock("name").acquire(timeout=5)
+        theirs = other.lock("name").acquire(timeout=30)
         with pytest.raises(interlock.SessionLost):
             mine.release()
         assert other.lock("name").locked()
@@ -133,7 +133,7 @@ def test_removing_a_name_spares_the_newcomers_record(file_url: str, tmp_path: Pa
         board = Board(2)
 
         def hold() -> None:
-            interlock.connect(file_url).lock("name").acquire(timeout=5)
+            interlock.connect(file_url).lock("name").acquire(timeout=30)
             board[0] = 1
             time.sleep(30)
 
@@ -145,7 +145,7 @@ def test_removing_a_name_spares_the_newcomers_record(file_url: str, tmp_path: Pa
             time.sleep(CHECK_S * 1.5)
             assert session.lock("name").try_acquire() is None
             kill(holder)
-            assert session.lock("name").acquire(timeout=5).recovered
+            assert session.lock("name").acquire(timeout=30).recovered
 
 
 def test_a_removed_space_is_made_anew(file_url: str, tmp_path: Path) -> None:
@@ -168,12 +168,12 @@ def test_a_removed_space_is_made_anew(file_url: str, tmp_path: Path) -> None:
         time.sleep(CHECK_S * 1.5)
         with pytest.raises(interlock.SessionLost):
             grant.release()
-        with session.lock("name", timeout=5):
+        with session.lock("name", timeout=30):
             assert other.lock("name").try_acquire() is None
             assert not session.lost
             board[1] = 1
             assert wait(pid) == 0
-        assert other.once("once", lambda: 1, timeout=5) == 1
+        assert other.once("once", lambda: 1, timeout=30) == 1
     session.close()
     other.close()
 
@@ -210,7 +210,7 @@ def test_setting_a_damaged_record_aside(file_url: str, tmp_path: Path) -> None:
         aside = session.store.discard("name")
         assert aside is not None
         assert Path(aside).read_bytes()[: len(damaged)] == damaged
-        with session.lock("name", timeout=5) as grant:
+        with session.lock("name", timeout=30) as grant:
             assert grant.token > LEAP
         assert session.store.discard("name") is None
 
@@ -227,7 +227,7 @@ def test_nobody_goes_on_with_a_record_that_was_set_aside(file_url: str, tmp_path
         def set_aside_and_hold() -> None:
             other = interlock.connect(file_url)
             assert other.store.discard("name") is not None
-            other.lock("name").acquire(timeout=5)
+            other.lock("name").acquire(timeout=30)
             board[0] = 1
             time.sleep(30)
 
@@ -275,7 +275,7 @@ def test_a_fork_amid_a_transaction_harms_neither_side(file_url: str) -> None:
     finally:
         stop.set()
         thread.join()
-    session.lock("busy").acquire(timeout=5).release()
+    session.lock("busy").acquire(timeout=30).release()
 
 
 def test_a_living_child_does_not_keep_a_dead_parents_lock(file_url: str) -> None:
@@ -293,7 +293,7 @@ def test_a_living_child_does_not_keep_a_dead_parents_lock(file_url: str) -> None
         until(lambda: board[0])
         assert session.lock("name").try_acquire() is None
         kill(holder)
-        grant = session.lock("name").acquire(timeout=5)
+        grant = session.lock("name").acquire(timeout=30)
         assert grant.recovered
         os.kill(board[0], signal.SIGKILL)
 
@@ -321,7 +321,7 @@ def test_a_child_forked_while_a_session_begins_does_not_keep_it_alive(file_url: 
         until(lambda: board[1])
         kill(holder)
         try:
-            assert session.lock("name").acquire(timeout=5).recovered
+            assert session.lock("name").acquire(timeout=30).recovered
         finally:
             os.kill(board[0], signal.SIGKILL)
 
@@ -349,7 +349,7 @@ def test_a_stopped_creator_holds_up_nobody_beyond_their_time_out(file_url: str) 
         with pytest.raises(interlock.AcquireTimeout):
             session.lock("newer").acquire(timeout=0.2)
         session.store._records._files.clear()  # type: ignore[attr-defined]
-        session.lock("old").acquire(timeout=5).release()
+        session.lock("old").acquire(timeout=30).release()
         assert time.monotonic() - started < 5
         kill(creator)
         patient.join(20)
@@ -370,7 +370,7 @@ def test_a_remover_does_not_wait_for_itself(file_url: str, tmp_path: Path, monke
 
         monkeypatch.setattr(type(session.store), "read", read_and_clean)
         session.store.retire("name", LOCK)
-        with session.lock("name", timeout=5):
+        with session.lock("name", timeout=30):
             pass
 
 

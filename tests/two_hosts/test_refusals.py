@@ -18,7 +18,7 @@ from waiting import until
 TAKE = """
 import sys, interlock
 try:
-    with interlock.connect(sys.argv[1]).lock("x", timeout=5) as grant:
+    with interlock.connect(sys.argv[1]).lock("x", timeout=30) as grant:
         print(grant.token)
 except interlock.InterlockError as error:
     print(type(error).__name__, error)
@@ -86,7 +86,7 @@ def test_a_read_only_mount_can_be_looked_at(tmp_path: Path) -> None:
     """Records and participants are read through it; whoever wants more is told what is wrong."""
     demand(missing())
     with cluster(tmp_path, "alder", kind=("-r",)) as (host,):
-        with interlock.connect(f"file://{host.folder}/space?primitive=claims").lock("x", timeout=5):
+        with interlock.connect(f"file://{host.folder}/space?primitive=claims").lock("x", timeout=30):
             said = host.interlock("--url", f"file://{host.shared}/space", "ls")
             assert "x" in said.stdout, said.stderr
             assert "read-only" in host.python(TAKE, f"file://{host.shared}/space")
@@ -96,6 +96,6 @@ def test_a_read_only_mount_can_be_looked_at(tmp_path: Path) -> None:
 def test_a_space_with_kernel_locks_is_refused_through_such_a_mount(two: tuple[Host, ...]) -> None:
     """One that was made where they work, and is now seen where they may not; the server goes on using it."""
     plain, claims, _ = urls(two[0])
-    with interlock.connect(f"file://{two[0].folder}/space").lock("x", timeout=5):
+    with interlock.connect(f"file://{two[0].folder}/space").lock("x", timeout=30):
         assert two[0].python(TAKE, plain).startswith("UnsafeMount")
         assert "pinned to ofd" in two[1].python(TAKE, claims)
