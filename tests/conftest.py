@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -27,6 +28,12 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # Thousands of interpreters are started: the first one keeps the compiled code for the others.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """Hide what stays to the end from the garbage collector, which would visit, and so copy, it in every child."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
