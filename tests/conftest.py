@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import interlock
@@ -21,6 +22,10 @@ NATIVE = find_spec("interlock._native") is not None
 if not NATIVE and "CI" in os.environ and "INTERLOCK_WITHOUT_CORE" not in os.environ:
     raise RuntimeError("the extension was not built, so its tests would be missing")
 STORES = ("memory", "file", "claims") + (("shm",) if NATIVE else ())
+
+# An example that takes long on a busy machine is none that fails.
+hypothesis.settings.register_profile("interlock", deadline=None)
+hypothesis.settings.load_profile("interlock")
 
 # Shells have what they start in the background ignore these, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

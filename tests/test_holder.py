@@ -395,7 +395,7 @@ NEAR_MISSES = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.text() | JSON_VALUES.map(json.dumps) | NEAR_MISSES)
 def test_hostile_text_is_refused_or_harmless(text):
     """Whatever was written, it is a `ValueError` or a holder that can be described, judged and written back."""

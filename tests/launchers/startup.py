@@ -71,8 +71,12 @@ class Startup:
             self._tell("raised", kind=type(error).__name__, says=str(error), text=text)
         else:
             self._tell("went on")
-        if fault.startswith("raise"):  # the end of the rank that raised is another matter
-            until(lambda: len(self.journal.read("raised") + self.journal.read("went on")) == self.session.size, HANGS_S)
+        if fault not in (
+            "die_once",
+            "leave_with_an_error",
+        ):  # ends amid the others are another matter
+            told = self.session.size - fault.startswith("die")
+            until(lambda: len(self.journal.read("raised") + self.journal.read("went on")) == told, HANGS_S)
 
     def die_once(self) -> None:
         """All start, then the victim is killed while the others work; when they are started again, all goes well."""

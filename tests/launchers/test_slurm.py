@@ -20,6 +20,7 @@ from waiting import until
 STARTER = """
 import sys
 from launchers.slurm import cluster
+from waiting import until
 with cluster() as slurm:
     slurm.sbatch("exec sleep 1000")
     until(lambda: slurm.ask("squeue", "-h", "-o", "%T") == "RUNNING")

@@ -39,7 +39,7 @@ def test_every_machine_is_tested() -> None:
 
 
 @KINDS
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_every_step_keeps_every_law(kind: str, data: st.DataObject) -> None:
     """Total, pure, idempotent, head granted, tokens grow, tickets once, encoding: at each step of any walk."""
@@ -47,7 +47,7 @@ def test_every_step_keeps_every_law(kind: str, data: st.DataObject) -> None:
 
 
 @KINDS
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_size_is_bounded(kind: str, data: st.DataObject) -> None:
     """With room for three, no sequence of ops makes a record larger; whoever does not fit is told ``limit``."""
@@ -79,7 +79,7 @@ def test_one_too_many_is_told_the_limit(kind: str) -> None:
 
 
 @KINDS
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data(), session=st.sampled_from(SESSIONS), why=st.sampled_from(("", "timed out")))
 def test_evicting_is_leaving_with_all_tickets(kind: str, data: st.DataObject, session: str, why: str) -> None:
     """Evicting a session leaves the others where leaving with its tickets, the latest first, would leave them.
@@ -129,7 +129,7 @@ def test_tokens_start_above_the_floor(kind: str, floor: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["lock", "semaphore", "event", "once"])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_an_idle_record_is_as_good_as_none(kind: str, data: st.DataObject) -> None:
     """The next to come is told by an idle record what it would be told without it.
@@ -145,7 +145,7 @@ def test_an_idle_record_is_as_good_as_none(kind: str, data: st.DataObject) -> No
 
 
 @KINDS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_record_that_was_tampered_with_is_refused_or_works(kind: str, data: st.DataObject) -> None:
     """A changed encoding is a `ValueError`, never another error; what passes encodes as it is and takes any op."""
@@ -156,7 +156,7 @@ def test_a_record_that_was_tampered_with_is_refused_or_works(kind: str, data: st
 
 
 @KINDS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_a_line_with_a_hole_is_refused_or_works(kind: str, data: st.DataObject) -> None:
     """The same for a line in which some characters are replaced by any others."""
@@ -167,7 +167,7 @@ def test_a_line_with_a_hole_is_refused_or_works(kind: str, data: st.DataObject) 
 
 
 @KINDS
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), tree=JSON)
 def test_any_json_is_refused_or_works(kind: str, data: st.DataObject, tree: Any) -> None:
     """The same for JSON that never was a record."""

@@ -99,7 +99,6 @@ def wander(module: ModuleType, machine: Any, examples: int = 2000) -> None:
         max_examples=examples,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,

@@ -121,7 +121,7 @@ JSON = st.recursive(
 
 @pytest.mark.usefixtures("_forgetful")
 @pytest.mark.parametrize("scheduler", MODULES)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(text=st.text() | JSON.map(str) | st.sampled_from(["COMPLETED", "DONE|" * 8, "|" * 7, " " * 9999, "{" * 9999]))
 def test_garbage_is_unknown(scheduler: str, text: str) -> None:
     """Whatever a command prints, or complains about, that is not the answer to the question proves nothing."""
@@ -141,7 +141,7 @@ REAL = [
 
 @pytest.mark.usefixtures("_forgetful")
 @pytest.mark.parametrize(("scheduler", "name"), REAL)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_damaged_answer_is_survived(scheduler: str, name: str, data: st.DataObject) -> None:
     """A real answer with a piece cut out, doubled or replaced is judged without an error, in printable words."""

@@ -263,7 +263,6 @@ def check(sessions: list[interlock.Session], machine: Admission, permits: tuple[
         settings=settings(
             max_examples=examples,
             stateful_step_count=30,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

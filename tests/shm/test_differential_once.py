@@ -245,7 +245,6 @@ def check(sessions: list[interlock.Session], machine: Once, examples: int, *phas
             max_examples=examples,
             stateful_step_count=40,
             phases=phases or tuple(Phase),
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

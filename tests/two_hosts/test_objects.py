@@ -11,6 +11,7 @@ import interlock
 from hosts import Host
 from two_hosts import party
 from two_hosts.party import Party
+from waiting import until
 
 Join = Callable[..., Party]
 TOTAL = 90
@@ -47,8 +48,8 @@ def test_no_update_is_lost_when_processes_are_killed(pair: tuple[Host, ...], joi
     """The same while one process on each host is killed wherever it is: the others go on, and nothing is doubled."""
     parties = [join(host, ttl_s=1.0) for host in pair * 3]
     number = count(pair[0], parties, TOTAL)
-    for who, until in zip(parties, (TOTAL // 4, TOTAL // 2), strict=False):
-        until(lambda until=until: int(number.read_text()) >= until)
+    for who, enough in zip(parties, (TOTAL // 4, TOTAL // 2), strict=False):
+        until(lambda enough=enough: int(number.read_text()) >= enough)
         who.kill()
     counted = in_order([who.answer() for who in parties[2:]])
     assert len(counted) == len(set(counted))
