@@ -71,12 +71,9 @@ class Startup:
             self._tell("raised", kind=type(error).__name__, says=str(error), text=text)
         else:
             self._tell("went on")
-        if fault not in (
-            "die_once",
-            "leave_with_an_error",
-        ):  # ends amid the others are another matter
-            told = self.session.size - fault.startswith("die")
-            until(lambda: len(self.journal.read("raised") + self.journal.read("went on")) == told, HANGS_S)
+        if fault not in ("die_once", "leave_with_an_error"):  # how ranks end is what these are about
+            through = self.session.size - fault.startswith("die")
+            until(lambda: len(self.journal.read("raised") + self.journal.read("went on")) == through, HANGS_S)
 
     def die_once(self) -> None:
         """All start, then the victim is killed while the others work; when they are started again, all goes well."""
