@@ -20,9 +20,9 @@ from interlock import pidfile
 from interlock.errors import AcquireTimeout, Deadlock, NotHeld
 from interlock.files.beside import beside
 from interlock.pidfile import PidFile, clear, look
+from patience import until
 from pidfiles import GONE, HOST, held_by_another_process, put, status
 from processes import FORK, finish, kill, run, start
-from waiting import until
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 import interlock
 from crash.processes import Board, Log, collected, fork, kill, wait
 from interlock.cache import Cache
-from waiting import until
+from patience import until
 
 ROWS = 5000
 

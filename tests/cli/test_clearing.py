@@ -16,7 +16,7 @@ from interlock import clearing, inspection
 from interlock.abc import Machine, Outcome, Store, Ticket
 from interlock.machines.admission import LOCK, Acquire
 from interlock.stores import _record
-from waiting import until
+from patience import until
 
 
 def root(url: str) -> Path:

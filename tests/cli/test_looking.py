@@ -15,7 +15,7 @@ from cli.command import Command, let_go, tree
 from interlock import inspection
 from interlock.machines.barrier import BARRIER, Abort
 from interlock.stores._space import file_name
-from waiting import until
+from patience import until
 
 STATUS = {"name", "kind", "state", "holders", "waiters", "detail", "done", "damage"}
 PART = {"session", "state", "status", "proof", "since", "token", "mode", "who", "holder"}

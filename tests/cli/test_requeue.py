@@ -15,7 +15,7 @@ from interlock.abc import Liveness
 from interlock.cli import run as runs
 from interlock.holder import Holder, Life
 from interlock.world import Job
-from waiting import until
+from patience import until
 
 LINE = "held by this job before it was requeued"
 

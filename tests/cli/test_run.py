@@ -12,7 +12,7 @@ import pytest
 import interlock
 from cli.command import HOLD, Command, ended, let_go
 from interlock import completion, inspection
-from waiting import until
+from patience import until
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from interlock import completion, schedulers
 from interlock.cli import child, watch
 from interlock.cli import run as runs
 from interlock.cli.watch import ASK_S, GRACE_S, MARGIN_S, Watch
-from waiting import until
+from patience import until
 
 
 class Clock:

@@ -22,8 +22,8 @@ from crash.processes import Board, Log, collected, fork, wait
 from interlock.compat import copairs
 from interlock.compat.copairs import cache_of, get_null_dists, null_dist_cached
 from interlock.inspection import survey
+from patience import until
 from processes import NOBODY, as_root, become_nobody, open_directory
-from waiting import until
 
 CONFS = [(1, 1), (1, 2), (5, 20), (19, 20), (20, 20), (30, 20), (3, 700)]
 SEEDS = [0, 1, 42, 8095, 2**63]

@@ -26,7 +26,7 @@ from crash.processes import Board, Log, collected, fork, kill, wait
 from interlock.compat.streaming import SharedBarrier
 from interlock.compat.streaming import barrier as module
 from interlock.shm import store
-from waiting import until
+from patience import until
 
 Make = Callable[[], SharedBarrier]
 

@@ -22,7 +22,7 @@ import interlock
 from crash.processes import Board, collected, fork, kill, wait
 from interlock.compat.streaming import SharedArray, clean_stale_shared_memory, stale_arrays
 from interlock.compat.streaming import array as module
-from waiting import until
+from patience import until
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import interlock
 from contract.conftest import Thread
-from waiting import until
+from patience import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

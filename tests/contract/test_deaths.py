@@ -14,7 +14,7 @@ import interlock
 from contract import peer
 from contract.conftest import Thread
 from contract.peer import METHODS, Peer
-from waiting import until
+from patience import until
 
 Peers = Callable[..., Peer]
 Background = Callable[..., Thread]

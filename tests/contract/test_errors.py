@@ -18,7 +18,7 @@ import pytest
 import interlock
 from contract.conftest import Thread, standing
 from interlock import _script
-from waiting import until
+from patience import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

@@ -13,7 +13,7 @@ import pytest
 import interlock
 from contract.conftest import Thread, standing
 from interlock.abc import Evict
-from waiting import until
+from patience import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

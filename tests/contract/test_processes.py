@@ -16,7 +16,7 @@ from contract import peer
 from contract.conftest import standing
 from contract.peer import METHODS, Peer
 from interlock.stores._waiting import REPOLL_S
-from waiting import until
+from patience import until
 
 Peers = Callable[..., Peer]
 ROUNDS = 40

@@ -8,7 +8,7 @@ import pytest
 
 import interlock
 from contract.conftest import Thread, standing
-from waiting import until
+from patience import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

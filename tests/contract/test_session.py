@@ -17,7 +17,7 @@ import interlock.session
 from contract.conftest import Thread, standing
 from interlock.files import beside
 from interlock.stores import _heartbeat
-from waiting import until
+from patience import until
 
 Connect = Callable[..., interlock.Session]
 Background = Callable[..., Thread]

@@ -11,7 +11,7 @@ import pytest
 import interlock
 from crash.processes import Board, collected, fork, kill, wait
 from interlock import clearing
-from waiting import until
+from patience import until
 
 CLEARS = 1000
 INSIDE, TOKENS, HOLDING, STOP = range(4)

@@ -18,7 +18,7 @@ from crash.processes import Board, collected, fork, kill
 from interlock.abc import Leave, Ticket
 from interlock.machines import BY_KIND
 from interlock.machines.admission import LOCK, Acquire
-from waiting import until
+from patience import until
 
 READY, PHASE, TOKEN = 0, 1, 2
 FREE, TAKING, HOLDING, GIVING = 0, 1, 2, 3

@@ -18,7 +18,7 @@ from conftest import new_scope
 from crash import test_soak
 from crash.processes import Board, collected, fork, kill, wait
 from crash.test_soak import PERMITS, Torment, judge_barrier
-from waiting import until
+from patience import until
 
 KINDS = ("lock", "rwlock", "semaphore")
 HELD, GO = 0, 1

@@ -17,8 +17,8 @@ from hosts import Host
 from interlock import doctor
 from interlock.errors import Unavailable
 from interlock.stores import _mount
+from patience import until
 from processes import NOBODY, as_root, become_nobody, open_directory, run
-from waiting import until
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 from doctor.conftest import begin, finish, left, probe
 from hosts import COHERENT, INCOHERENT, NODE_LOCAL, Host
 from interlock.stores import _mount
-from waiting import until
+from patience import until
 
 Up = Callable[..., tuple[Host, ...]]
 PINNED = [".interlock-mount.json"]

@@ -21,7 +21,7 @@ from interlock.world import Job
 from launchers.conftest import demand
 from launchers.launching import Done, clean_environment
 from launchers.slurm import Slurm, cluster, missing
-from waiting import until
+from patience import until
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "examples" / "cluster"

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launchers.launching import MODULE, PATIENCE_S, Done, clean_environment, free_ports, launch
-from waiting import until
+from patience import until
 
 NODES = ("n1", "n2")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import interlock
 from launchers.journal import Journal
-from waiting import until
+from patience import until
 
 VICTIM = 2
 HANGS_S = 20.0  # a wait that takes so long ends in an error that no test expects

@@ -14,7 +14,7 @@ from launchers.attempt import FATES
 from launchers.journal import Journal
 from launchers.launching import MODULE
 from launchers.slurm import Slurm
-from waiting import until
+from patience import until
 
 TASKS = 100
 CONFIGURATIONS = 20

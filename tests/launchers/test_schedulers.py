@@ -16,7 +16,7 @@ from interlock.holder import Holder, Life
 from interlock.schedulers import _command
 from launchers.launching import PATIENCE_S
 from launchers.slurm import Slurm
-from waiting import until
+from patience import until
 
 TELL = "from interlock import Holder; print(Holder.here().to_json(), flush=True)"
 HOLDER = f"{shlex.quote(sys.executable)} -c {shlex.quote(TELL)}"

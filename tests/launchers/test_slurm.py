@@ -15,12 +15,12 @@ from launchers.conftest import demand
 from launchers.journal import Journal
 from launchers.launching import MODULE
 from launchers.slurm import NODES, Slurm
-from waiting import until
+from patience import until
 
 STARTER = """
 import sys
 from launchers.slurm import cluster
-from waiting import until
+from patience import until
 with cluster() as slurm:
     slurm.sbatch("exec sleep 1000")
     until(lambda: slurm.ask("squeue", "-h", "-o", "%T") == "RUNNING")

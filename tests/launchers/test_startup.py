@@ -13,7 +13,7 @@ from launchers.journal import Journal
 from launchers.launching import MODULE, Done, agents, launch
 from launchers.slurm import Slurm
 from launchers.startup import VICTIM
-from waiting import until
+from patience import until
 
 RANKS = [0, 1, 2, 3]
 SURVIVORS = [rank for rank in RANKS if rank != VICTIM]

@@ -17,7 +17,7 @@ import gffutils
 
 import interlock
 from interlock import inspection
-from waiting import until
+from patience import until
 
 FLY, WORM, WORM_BASES, FLY_BASES = (
     "FBgn0031208.gff",

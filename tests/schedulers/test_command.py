@@ -11,8 +11,8 @@ import pytest
 
 from interlock.schedulers import _command
 from interlock.schedulers._command import Refused, Silent, ask
+from patience import until
 from schedulers.conftest import Stubs
-from waiting import until
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ import pytest
 import interlock
 from cli.command import Command
 from crash.processes import collected, fork, kill
+from patience import until
 from shm.conftest import Connect, folder, place
-from waiting import until
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from interlock.abc import Evict, Leave, Ticket
 from interlock.machines.admission import LOCK, SEMAPHORE, Acquire
 from interlock.shm.lock import Lock
 from interlock.stores import open_store
+from patience import until
 from shm.conftest import Connect, folder
-from waiting import until
 
 METHODS = ("fork", "spawn", "forkserver")
 ROOM = 510

@@ -24,8 +24,8 @@ from interlock import clearing
 from interlock.machines.once import ONCE
 from interlock.shm import store as shm_store
 from interlock.stores._space import file_name
+from patience import until
 from shm.conftest import Connect, folder
-from waiting import until
 
 
 def fail() -> None:

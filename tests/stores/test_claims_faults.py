@@ -20,8 +20,8 @@ from interlock.holder import Holder
 from interlock.stores import _claimed
 from interlock.stores._heartbeat import Heartbeats
 from interlock.stores._space import Space, file_name
+from patience import until
 from processes import NOBODY, as_root, become_nobody, open_directory, run
-from waiting import until
 
 TIMEOUT_S = 5.0
 

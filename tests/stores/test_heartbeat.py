@@ -19,7 +19,7 @@ from interlock.holder import Holder
 from interlock.stores import _heartbeat
 from interlock.stores._heartbeat import Heartbeats
 from interlock.stores._space import Space
-from waiting import until
+from patience import until
 
 TTL_S = 8.0
 

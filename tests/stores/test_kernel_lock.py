@@ -11,7 +11,7 @@ import pytest
 
 from crash.processes import Board, collected, fork, kill, wait
 from interlock.stores._kernel_lock import DEFAULT, PRIMITIVES, Primitive, acquire
-from waiting import until
+from patience import until
 
 
 @pytest.fixture(params=sorted(PRIMITIVES))

@@ -20,7 +20,7 @@ from interlock.stores._kernel_lock import PRIMITIVES
 from interlock.stores._locked import CHECK_S
 from interlock.stores._shelf import LEAP, RETIRED
 from interlock.stores._space import file_name
-from waiting import until
+from patience import until
 
 
 def record(tmp_path: Path, name: str = "name") -> Path:

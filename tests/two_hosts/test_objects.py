@@ -9,9 +9,9 @@ import pytest
 
 import interlock
 from hosts import Host
+from patience import until
 from two_hosts import party
 from two_hosts.party import Party
-from waiting import until
 
 Join = Callable[..., Party]
 TOTAL = 90

@@ -11,9 +11,9 @@ import interlock
 from hosts import Host, cluster, missing
 from interlock.stores import _mount
 from launchers.conftest import demand
+from patience import until
 from two_hosts import party
 from two_hosts.party import Party
-from waiting import until
 
 TAKE = """
 import sys, interlock
