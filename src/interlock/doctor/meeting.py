@@ -9,6 +9,8 @@ each time: no cache of a file's bytes, size or name is older than that look.
 2. Whoever leads removes the folder, however it ends; a guest does it only if the leader has fallen silent.
 3. Only what lies in the folder is ever written or removed, through its descriptor. It is not entered through a symbolic
    link, nor if somebody else made it.
+4. Files are opened by one call of C, so that an interrupt finds each of them open in a block that closes it, or not at
+   all: a file that stays open cannot be removed from a network file system, nor can its folder.
 
 Layer: under `doctor`; it stands on `doctor.hand`.
 """
@@ -21,6 +23,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from interlock.doctor.hand import Hand, Refused, do
@@ -140,8 +143,7 @@ class Mail:
     def _write(self, name: str, message: Message) -> None:
         folder, draft = self._folder.fd, f".{os.urandom(6).hex()}"
         try:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
-            with open(fd, "w", encoding="utf-8") as file:
+            with open(draft, "x", encoding="utf-8", opener=partial(os.open, mode=0o600, dir_fd=folder)) as file:
                 json.dump(message, file)
             os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
         except FileNotFoundError:
@@ -176,12 +178,11 @@ class Mail:
 
     def _look(self, name: str) -> Message | None:
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder.fd)
+            with open(name, encoding="utf-8", opener=partial(os.open, dir_fd=self._folder.fd)) as file:
+                message: Message = json.load(file)
+                return message
         except FileNotFoundError:
             return None
-        with open(fd, encoding="utf-8") as file:
-            message: Message = json.load(file)
-            return message
 
     def await_last_words(self, seconds: float) -> None:
         """Wait until every guest has said its last word, for it has heard ours then; at most so many seconds."""
