@@ -17,4 +17,4 @@ def until(
     while not condition():
         waited = time.monotonic() - began
         assert waited < timeout, f"after {timeout:.0f} s: {situation()}"
-        time.sleep(min(0.02, 0.0002 + waited / 8))
+        time.sleep(min(0.002, 0.0002 + waited / 8))

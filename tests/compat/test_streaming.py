@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 import os
 import pickle
 import shutil
@@ -13,7 +14,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -428,14 +429,14 @@ def test_it_can_be_looked_at_from_outside(scope: str, make: Make) -> None:
 
 
 def test_eight_workers_of_which_one_is_killed(make: Make, scope: str) -> None:
-    """Of eight workers one is killed in the middle of 200 rounds: no round was passed short, the other seven are told,
-    and the next eight workers have their 200 rounds under the same name."""
+    """Of eight workers one is killed amid their rounds: no round was passed short, the other seven are told, and
+    the next eight workers have their 200 rounds under the same name."""
     rounds = 200 if scope == "shm" else 20
     board = Board(9)
 
-    def work(slot: int) -> None:
+    def work(slot: int, turns: Iterable[int]) -> None:
         barrier = make()
-        for turn in range(1, rounds + 1):
+        for turn in turns:
             board[slot] = turn
             try:
                 barrier(8)
@@ -444,15 +445,15 @@ def test_eight_workers_of_which_one_is_killed(make: Make, scope: str) -> None:
                 os._exit(BROKEN if missing == [board[8]] else 1)
             assert min(board[other] for other in range(8)) >= turn, "a round was passed short"
 
-    def eight() -> list[int]:
+    def eight(turns: Iterable[int]) -> list[int]:
         for slot in range(8):
             board[slot] = 0
-        return [fork(functools.partial(work, slot)) for slot in range(8)]
+        return [fork(functools.partial(work, slot, turns)) for slot in range(8)]
 
-    pids = eight()
+    pids = eight(itertools.count(1))
     board[8] = pids[3]
     until(lambda: board[3] >= rounds // 2, 60)
     kill(pids[3])
     assert [wait(pid) for pid in pids if pid != pids[3]] == [BROKEN] * 7
     assert max(board[slot] for slot in range(8)) <= board[3] + 1
-    assert [wait(pid, 60) for pid in eight()] == [PASSED] * 8
+    assert [wait(pid, 60) for pid in eight(range(1, rounds + 1))] == [PASSED] * 8
