@@ -1,7 +1,7 @@
 #include "once.h"
 #include "row.h"
 
-static inline bool anybody(struct object *o, bool (*does)(uint32_t state)) {
+static inline bool anybody(struct object *o, bool (*does)(enum state state)) {
     struct cell *cells = cells_of(o);
     uint32_t used = load_seq(&o->used);
     for (uint32_t i = 0; i < used; i++)
